@@ -61,7 +61,8 @@ def overview(planned)->pd.DataFrame:
 def status(study:StudyFile, runs:Runs = Path("runs")):
     "Each run of a study with its state, and the last line of its error if it failed."
     planned = plan(study, runs)
-    show(pd.DataFrame([dict(run=r.id, stream=r.notebook.stem, method=r.params["method"], optimizer=r.params["optimizer"], state=r.state, seconds=r.seconds, error=r.error) for r in planned]))
+    rows = [dict(run=r.id, stream=r.notebook.stem, method=r.params["method"], optimizer=r.params["optimizer"], state=r.state, seconds=r.seconds, error=r.error) for r in planned]
+    show(pd.DataFrame(rows).astype(dict(seconds=float)))
 
 @app.command()
 def table(study:StudyFile,

@@ -51,8 +51,9 @@ class Adam(Options):
 
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
         "One step, in place."
-        for mean, value, beta in (("m", grad, self.beta1), ("v", grad * grad, self.beta2)):
-            state[mean].lerp_(value, 1 - beta)
-            state[mean + "1"].lerp_(torch.ones_like(lr), 1 - beta)
         m, v, m1, v1 = state.values()
-        theta.sub_(lr / m1 * m / ((v / v1).sqrt() + self.eps))
+        m.lerp_(grad, 1 - self.beta1)
+        v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        m1.mul_(self.beta1).add_(1 - self.beta1)
+        v1.mul_(self.beta2).add_(1 - self.beta2)
+        theta.sub_((m * (lr / m1)).div_((v / v1).sqrt_().add_(self.eps)))

@@ -71,8 +71,8 @@ def stacked_value(self:Penalty,
 @patch
 def stacked_gradient(self:Penalty, theta:Tensor, anchor:Tensor|float, strength:Tensor, mask:Tensor|None=None, **hyper)->Tensor: # [K, P]
     "The gradient of `stacked_value`, in closed form."
-    g = strength * self.gradient(theta - anchor, **hyper)
-    return g if mask is None else g * mask
+    g = self.gradient(theta - anchor, **hyper).mul_(strength)
+    return g if mask is None else g.mul_(mask)
 
 # %% ../nbs/03_regularizers.ipynb #55a25876
 def in_norm_layer(model:nn.Module)->Callable[[str, nn.Parameter], bool]:

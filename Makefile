@@ -1,0 +1,44 @@
+# Everything a newcomer needs. All but `make docs` needs only Python 3.11 and make.
+PYTHON ?= python3.11
+STUDY ?= studies/demo.toml
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+
+.PHONY: help install demo test lab notebooks reports bench docs
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: constraints.txt settings.ini setup.py
+	@echo "Installing into $(VENV): some minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/installed ## install l2init and all it needs into .venv
+
+demo: install ## run the demo study (STUDY=… for another), print its table and the paths of its figures
+	@$(BIN)/l2init run $(STUDY)
+
+test: install ## run every test
+	@$(BIN)/pytest
+
+lab: install ## read and run the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs/index.ipynb
+
+notebooks: install ## execute every notebook in place, so that its stored outputs are those of the code
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True \
+		nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
+	@$(BIN)/nbdev_clean
+
+reports: install ## draw the figures in nbs/images from the tables in results/
+	@mkdir -p nbs/images/demo
+	@cd nbs/reports && ../../$(BIN)/papermill --no-progress-bar demo.ipynb /dev/null -p figures ../images/demo
+
+bench: install ## measure lock-step training against a plain loop
+	@$(BIN)/python benchmarks/throughput.py
+
+docs: install ## render the site into _docs (needs Quarto)
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto: get it from https://quarto.org/docs/get-started and put it on the PATH." >&2; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" quarto render

@@ -1,0 +1,133 @@
+"""The command line from outside: a study from start to table, again, with a failing run, and mistakes."""
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+L2INIT = Path(sys.executable).with_name("l2init")
+STUDY = """
+seeds = [0, 1]
+[[streams]]
+name = "random_label_mnist"
+dataset = "mnist5k"
+tasks = 2
+examples = 32
+passes = 2
+[[methods]]
+name = "plain"
+[[methods]]
+name = "l2_init"
+strength = [1e-2, 1e-3]
+[[optimizers]]
+name = "adam"
+learning_rate = [1e-3]
+[network]
+name = "mlp"
+hidden = [8]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A project of its own with our experiment notebooks."
+    shutil.copytree(ROOT / "nbs" / "experiments", tmp_path / "nbs" / "experiments")
+    (tmp_path / "study.toml").write_text(STUDY)
+    return tmp_path
+
+
+def l2init(project, *args, **env):
+    return subprocess.run([L2INIT, *map(str, args)], cwd=project, capture_output=True, text=True, env={**os.environ, **env})
+
+
+def test_a_study_from_start_to_table(project):
+    dry = l2init(project, "run", "study.toml", "--dry-run")
+    assert dry.returncode == 0 and re.search(r"total\s+6\s+48", dry.stdout) and not (project / "runs").exists()
+    assert "waiting" in l2init(project, "status", "study.toml").stdout
+
+    first = l2init(project, "run", "study.toml", "--workers", 2)
+    assert first.returncode == 0, first.stderr
+    folders = sorted((project / "runs" / "study").iterdir())
+    assert len(folders) == 2
+    for folder in folders: assert {"params.json", "run.ipynb", "metrics.parquet", "env.json", "done"} <= {p.name for p in folder.iterdir()}
+    stamps = [(f / "metrics.parquet").stat().st_mtime_ns for f in folders]
+
+    rows = list(csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv").stdout)))
+    assert list(rows[0]) == ["stream", "dataset", "method", "optimizer", "learning_rate", "strength", "seeds", "online_accuracy", "ci_low", "ci_high", "iqm", "diverged"]
+    assert sorted((r["method"], r["strength"], r["seeds"]) for r in rows) == [("l2_init", "0.001", "2"), ("l2_init", "0.01", "2"), ("plain", "", "2")]
+    assert all(0 <= float(r["online_accuracy"]) <= 1 for r in rows)
+
+    again = l2init(project, "run", "study.toml")
+    assert again.returncode == 0 and "2 of them done already" in again.stderr and again.stdout == first.stdout
+    assert stamps == [(f / "metrics.parquet").stat().st_mtime_ns for f in folders]
+
+    kept = l2init(project, "keep", "study.toml")
+    assert kept.returncode == 0 and json.loads((project / "results" / "study.json").read_text())["learners"] == 6
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(project):
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    content = json.loads(notebook.read_text())
+    training = next(c for c in content["cells"] if "train(cohort, s)" in "".join(c["source"]))
+    training["source"] += ["\n", "if method == 'plain': raise RuntimeError('out of luck')"]
+    notebook.write_text(json.dumps(content))
+
+    ended = l2init(project, "run", "study.toml", "--workers", 2)
+    assert ended.returncode == 1 and "RuntimeError: out of luck" in ended.stderr
+    status = l2init(project, "status", "study.toml").stdout
+    assert "failed" in status and "done" in status and "out of luck" in status
+    failed, = (project / "runs" / "study").glob("*/error.txt")
+    assert "Traceback" in failed.read_text() and (failed.parent / "run.ipynb").exists()
+    assert [r["method"] for r in csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv").stdout))] == ["l2_init"] * 2
+
+
+MISTAKES = {
+    "unknown stream": ('"random_label_mnist"', '"random_label_minst"', "Did you mean 'random_label_mnist'"),
+    "unknown method": ('"l2_init"', '"l2init"', "Did you mean 'l2_init'"),
+    "unknown optimizer": ('"adam"', '"adm"', "Did you mean 'adam'"),
+    "unknown data set": ('"mnist5k"', '"mnst5k"', "Did you mean 'mnist5k'"),
+    "unknown parameter": ("passes", "pases", "Did you mean 'passes'"),
+    "unknown hyper-parameter": ("strength", "strenght", "Did you mean 'strength'"),
+    "unknown key": ("seeds", "sedes", "Did you mean 'seeds'"),
+    "wrong type": ("tasks = 2", 'tasks = "two"', "tasks = 'two' is not of type int"),
+    "negative rate": ("[1e-3]\n[network]", "[-1e-3]\n[network]", "learning_rate = -0.001"),
+    "negative strength": ("[1e-2, 1e-3]", "[-1e-2]", "strength = -0.01"),
+    "empty grid": ("[1e-2, 1e-3]", "[]", "strength is an empty list"),
+    "not TOML": ("seeds = [0, 1]", "seeds = [0, 1", "is not TOML"),
+    "batch larger than the task": ("examples = 32", "examples = 8", "a batch of 16 is larger than the task"),
+    "missing data set": ('dataset = "mnist5k"', 'dataset = "mnist"\nroot = "/proc/nothing"', "cannot be read from /proc/nothing"),
+    "task larger than the data set": ("examples = 32", "examples = 5000", "which has 4000"),
+    "unknown report": ("seeds = [0, 1]", 'seeds = [0, 1]\nreport = "dmo"', "Unknown report 'dmo'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_clear_message_before_any_work(project, mistake):
+    old, new, says = MISTAKES[mistake]
+    assert old in STUDY
+    (project / "study.toml").write_text(STUDY.replace(old, new))
+    ended = l2init(project, "run", "study.toml")
+    assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr and ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) == 1 and not (project / "runs").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(project):
+    ended = l2init(project, "run", "study.toml", "--runs", "/proc/runs")
+    assert ended.returncode == 2 and "l2init: The output folder /proc/runs cannot be written" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_study_that_is_not_there(project):
+    ended = l2init(project, "run", "studdy.toml")
+    assert ended.returncode == 2 and "Did you mean 'study.toml'" in ended.stderr
+
+
+def test_methods_and_streams_are_listed(project):
+    assert "l2_init_resampled" in l2init(project, "methods").stdout
+    assert "permuted_mnist: Permuted MNIST" in l2init(project, "streams").stdout
