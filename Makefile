@@ -28,7 +28,7 @@ lab: install ## read and run the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
 
 notebooks: install ## execute every notebook in place, so that its stored outputs are those of the code
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True \
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True \
 		nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 

@@ -36,7 +36,9 @@ def run(study:StudyFile,
         runs:Runs = Path("runs")):
     "Execute the runs of a study that are not done yet, then its report."
     planned = plan(study, runs)
-    if dry_run: return show(overview(planned))
+    if dry_run:
+        show(overview(planned))
+        return print(f"total: {len(planned)} runs, {sum(r.learners for r in planned)} learners, {sum(r.learners * r.steps for r in planned):,} learner-steps")
     todo = [r for r in planned if r.state != "done"]
     say(f"{study.stem}: {len(planned)} runs, {len(planned) - len(todo)} of them done already.")
     for i, (r, seconds) in enumerate(run_study(study, runs, workers), 1):
@@ -52,9 +54,7 @@ def run(study:StudyFile,
 def overview(planned)->pd.DataFrame:
     "A row per run: what it is, how large it is and how far."
     row = lambda r: dict(run=r.id, stream=r.notebook.stem, method=r.params["method"], optimizer=r.params["optimizer"], learners=r.learners, steps=r.steps, learner_steps=r.learners * r.steps)
-    table = pd.DataFrame([dict(row(r), state=r.state) for r in planned])
-    total = dict(run="total", learners=table.learners.sum(), learner_steps=table.learner_steps.sum())
-    return pd.concat([table, pd.DataFrame([total])]).astype(dict(learners=int, steps="Int64", learner_steps=int))
+    return pd.DataFrame([dict(row(r), state=r.state) for r in planned])
 
 # %% ../nbs/12_cli.ipynb #057fdbd9
 @app.command()

@@ -17,7 +17,7 @@ def cells(notebook): return json.loads((ROOT / notebook).read_text(encoding="utf
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
 def test_executes(notebook):
-    done = subprocess.run([BIN / "nbdev_test", "--path", notebook, "--n_workers", "0", "--flags", "slow"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([BIN / "nbdev_test", "--path", notebook, "--n_workers", "0"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -29,7 +29,7 @@ def test_outputs_are_stored(notebook):
     for c in code:
         source = "".join(c["source"])
         if "plt.show()" in source and "def " not in source: assert any("image/png" in o.get("data", {}) for o in c["outputs"]), f"no figure is stored under: {source[:80]}"
-    assert (ROOT / notebook).stat().st_size < 400_000
+    assert (ROOT / notebook).stat().st_size < (1_000_000 if notebook.parent.name == "reports" else 300_000)
     assert len({c["id"] for c in cells(notebook)}) == len(cells(notebook))
 
 

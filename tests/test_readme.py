@@ -63,8 +63,9 @@ def test_demo_study_shows_the_claim():
     assert {p.name for p in (ROOT / "runs" / "demo" / "report").glob("*.png")} >= {"learning_curves.png", "comparison.png"}
 
 
-def test_lab_opens_on_loopback():
-    lab = subprocess.Popen(["make", "lab"], cwd=ROOT, env={**ENV, "JUPYTER_CONFIG_DIR": "/nonexistent", "BROWSER": "true", "JUPYTER_ALLOW_ROOT": "1"},
+def test_lab_opens_on_loopback(tmp_path):
+    (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true, "open_browser": false}}')
+    lab = subprocess.Popen(["make", "lab"], cwd=ROOT, env={**ENV, "JUPYTER_CONFIG_DIR": str(tmp_path)},
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
         lines = []
@@ -77,7 +78,7 @@ def test_lab_opens_on_loopback():
 
 def test_bench_prints_the_ratio():
     done = sh(f"{BIN}/python benchmarks/throughput.py --learners 2 --steps 5 --turns 1")
-    assert done.returncode == 0 and re.search(r"cohort of 2, compiled update +\d+", done.stdout), done.stderr[-2000:]
+    assert done.returncode == 0 and re.search(r"cohort of 2 +\d+", done.stdout), done.stderr[-2000:]
 
 
 def test_links_lead_somewhere():

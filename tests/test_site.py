@@ -18,7 +18,7 @@ def test_every_page_goes_through_the_filter(notebook):
     text = (ROOT / notebook).read_text(encoding="utf-8")
     done = subprocess.run([FILTER], input=text, cwd=(ROOT / notebook).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    shown = "\n".join("".join(c["source"]) for c in json.loads(done.stdout)["cells"])
+    shown = "\n".join("".join(c["source"]) for c in json.loads(done.stdout)["cells"] if c["cell_type"] == "code")
     assert "#| export" not in shown and "#| hide" not in shown and "default_exp" not in shown
 
 
