@@ -44,10 +44,11 @@ def plain_learner(fused):
     return step
 
 
-def cohort_of(k, compile):
-    "A step of a cohort of `k` learners."
-    cohort = Cohort(grid("l2_init", list(range(k)), [RATE], strength=[STRENGTH]), SHAPE, CLASSES, "l2_init", compile=compile)
-    seen = torch.zeros(k)
+def cohort_of(strengths, seeds, compile):
+    "A step of a cohort: a grid of strengths, each with all seeds, as a study would have it."
+    learners = grid("l2_init", list(range(seeds)), [RATE], strength=[STRENGTH / 2**i for i in range(strengths)])
+    cohort = Cohort(learners, SHAPE, CLASSES, "l2_init", compile=compile)
+    seen = torch.zeros(len(cohort))
 
     def step(x, y): seen.add_(cohort.step(x, y)[1])
 
@@ -56,7 +57,8 @@ def cohort_of(k, compile):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--learners", type=int, default=8)
+    parser.add_argument("--strengths", type=int, default=4, help="in the cohort's grid")
+    parser.add_argument("--seeds", type=int, default=2, help="of each strength")
     parser.add_argument("--steps", type=int, default=200, help="steps in a turn")
     parser.add_argument("--turns", type=int, default=7)
     args = parser.parse_args()
@@ -65,8 +67,8 @@ def main():
 
     contestants = {"plain loop": (1, [0], plain_learner(False)), "plain loop, fused Adam": (1, [0], plain_learner(True))}
     for compile in (False, True):
-        cohort, step = cohort_of(args.learners, compile)
-        contestants[f"cohort of {args.learners}{', compiled update' if compile else ''}"] = args.learners, cohort.seeds, step
+        cohort, step = cohort_of(args.strengths, args.seeds, compile)
+        contestants[f"cohort of {len(cohort)}{', compiled update' if compile else ''}"] = len(cohort), cohort.seeds, step
 
     def turn(seeds, step):
         for x, y in islice(s.task(0, seeds).batches(), args.steps): step(x, y)

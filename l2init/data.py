@@ -32,7 +32,7 @@ class Dataset:
     def scale(self, images:Tensor)->Tensor: # float32, same shape
         "Bytes to floating point: `(images / 255 - mean) / std`, channel by channel."
         m, s = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None] for v in (self.mean, self.std))
-        return (images.float() / 255 - m) / s
+        return images.to(torch.float32, copy=True).mul_(1 / (255 * s)).sub_(m / s)
 
 # %% ../nbs/00_data.ipynb #b96ca526
 datasets = Registry("data set")

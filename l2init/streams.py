@@ -87,24 +87,33 @@ class Task:
     seeds: Tensor # int64, [S]; its device is where the examples are made
 
     @cached_property
-    def train(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] float32, y [S, N] int64
-        "The examples to learn from."
+    def examples(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] uint8, y [S, N] int64
+        "The examples to learn from, as bytes."
         return self.stream.train_examples(self.index, self.seeds)
 
-    @cached_property
+    @property
+    def train(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] float32, y [S, N] int64
+        "The examples to learn from, scaled."
+        return self.scale(self.examples[0]), self.examples[1]
+
+    @property
     def test(self)->tuple[Tensor, Tensor]: # x [S, M, C, H, W] float32, y [S, M] int64
-        "The examples to probe with: held out, where the task has a rule that holds for them too."
-        return self.stream.test_examples(self.index, self.seeds)
+        "The examples to probe with, scaled: held out, where the task has a rule that holds for them too."
+        x, y = self.stream.test_examples(self.index, self.seeds)
+        return self.scale(x), y
+
+    def scale(self, images): return self.stream.data(self.seeds.device).scale(images)
 
 # %% ../nbs/01_streams.ipynb #19fdba30
 @patch
 def batches(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, B, C, H, W], y [S, B]
     "The batches of the task, one a step: pass after pass, each in an order of its own."
-    (x, y), s = self.train, self.stream
+    (x, y), s = self.examples, self.stream
     row = torch.arange(len(self.seeds), device=self.seeds.device)[:, None]
     for p in range(s.passes):
         order = permutation(key(self.seeds, "order", self.index, p), s.examples)[:, :s.examples_per_pass]
-        for o in order.split(64 * s.batch_size, 1): yield from zip(x[row, o].split(s.batch_size, 1), y[row, o].split(s.batch_size, 1))
+        for o in order.split(16 * s.batch_size, 1):
+            yield from zip(self.scale(x[row, o]).split(s.batch_size, 1), y[row, o].split(s.batch_size, 1))
 
 # %% ../nbs/01_streams.ipynb #f155d451
 @patch
@@ -147,12 +156,12 @@ class PermutedMNIST(Stream):
 @patch
 def train_examples(self:PermutedMNIST, index, seeds):
     data, subset = self.data(seeds.device), self.subset(index, seeds)
-    return self._permuted(data.scale(data.images[subset]), index, seeds), data.labels[subset]
+    return self._permuted(data.images[subset], index, seeds), data.labels[subset]
 
 @patch
 def test_examples(self:PermutedMNIST, index, seeds):
     data = self.data(seeds.device)
-    return self._permuted(data.scale(data.test_images)[None], index, seeds), data.test_labels.expand(len(seeds), -1)
+    return self._permuted(data.test_images[None], index, seeds), data.test_labels.expand(len(seeds), -1)
 
 # %% ../nbs/01_streams.ipynb #20ea21a7
 @streams.register("random_label_mnist")
@@ -168,7 +177,7 @@ class RandomLabelMNIST(Stream):
 
     def train_examples(self, index, seeds):
         data, subset = self.data(seeds.device), self.subset(index, seeds)
-        x, k = data.scale(data.images[subset]), key(seeds, "labels", index)
+        x, k = data.images[subset], key(seeds, "labels", index)
         if self.labels == "uniform": return x, integers(k, self.examples, data.classes)
         return x, data.labels[subset].gather(1, permutation(k, self.examples))
 
