@@ -20,10 +20,10 @@ def distance_from_init(theta:Tensor, theta0:Tensor)->Tensor: # [K, P] twice -> [
     return (theta - theta0).abs().mean(1)
 
 # %% ../nbs/06_metrics.ipynb #b7353393
-def dead_share(hidden:list[Tensor], # activations of the hidden layers, [K, N, features] each
+def dead_share(hidden:list[Tensor], # activations of the hidden layers, [K, N, features] or [K, N, channels, H, W] each
               )->Tensor: # [K]
-    "Share of hidden units that are 0 on all N probe examples."
-    return torch.cat([(h == 0).all(1) for h in hidden], 1).float().mean(1)
+    "Share of hidden units (of a convolution: channels) that are 0 on all N probe examples, and at all positions."
+    return torch.cat([(h == 0).movedim(2, 1).flatten(2).all(2) for h in hidden], 1).float().mean(1)
 
 # %% ../nbs/06_metrics.ipynb #3d83d903
 def singular_values(features:Tensor, # [K, N, F]

@@ -27,7 +27,7 @@ def optimizer(name:str, # one of `optimizers`
 @optimizers.register("sgd")
 class SGD(Options):
     "Stochastic gradient descent, plain."
-    def state(self, theta:Tensor)->dict: # [K, P]
+    def state(self, theta:Tensor, per_weight:bool=False)->dict: # [K, P]
         "What the optimizer remembers between steps: nothing."
         return {}
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
@@ -44,10 +44,12 @@ class Adam(Options):
     beta2: Decay = .999 # decay of the mean of their squares
     eps: Annotated[float, Field(gt=0)] = 1e-8
 
-    def state(self, theta:Tensor)->dict: # [K, P]
-        "The running means of the gradient, `m`, and of its square, `v` [K, P], and of the number 1 with the same decays, `m1` and `v1` [K, 1]."
-        zeros = torch.zeros_like
-        return dict(m=zeros(theta), v=zeros(theta), m1=zeros(theta[:, :1]), v1=zeros(theta[:, :1]))
+    def state(self, theta:Tensor, # [K, P]
+              per_weight:bool=False, # corrections for each weight, so that a method can reset those of single weights
+             )->dict:
+        "The running means of the gradient, `m`, and of its square, `v` [K, P], and of the number 1 with the same decays, `m1` and `v1` [K, 1 or P]."
+        zeros, one = torch.zeros_like, theta if per_weight else theta[:, :1]
+        return dict(m=zeros(theta), v=zeros(theta), m1=zeros(one), v1=zeros(one))
 
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
         "One step, in place."
