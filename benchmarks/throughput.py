@@ -28,7 +28,7 @@ def cpu_seconds(f):
 
 def plain_learner(fused):
     "A step of a plain PyTorch loop for one learner."
-    model = Cohort(grid("plain", [0], [RATE]), SHAPE, CLASSES).module(0)
+    model = Cohort(grid("plain", [0], [RATE]), SHAPE, CLASSES, "plain").module(0)
     parameters = [(p, p.detach().clone()) for p in model.parameters()]
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=fused)
     seen = torch.zeros(())

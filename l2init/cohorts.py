@@ -68,12 +68,13 @@ def grid(method:str, # one of `methods`
     for name, v in values.items():
         if not isinstance(v, (list, tuple, range)): raise InputError(f"{where}: {name} = {v!r} is not a list.")
         if not len(v): raise InputError(f"{where}: {name} is an empty list, so there is nothing to train.")
-        if len(set(v)) < len(v): raise InputError(f"{where}: {name} = {list(v)} has a value twice.")
     rows = [dict(zip(values, combination)) for combination in itertools.product(*values.values())]
     common = Learner.model_fields.keys()
     checks = [{**checked(Learner, where, {n: v for n, v in r.items() if n in common}).model_dump(),
                **checked(methods[method].hyper, where, {n: v for n, v in r.items() if n not in common}).model_dump()} for r in rows]
-    return pd.DataFrame(checks)
+    table = pd.DataFrame(checks)
+    if table.duplicated().any(): raise InputError(f"{where}: a value is in a list twice, so {table[table.duplicated()].iloc[0].to_dict()} would be trained twice.")
+    return table
 
 # %% ../nbs/07_cohorts.ipynb #fe9bc79d
 class Cohort:
@@ -82,7 +83,7 @@ class Cohort:
                  learners:pd.DataFrame, # as from `grid`: one row per learner
                  shape:tuple, # of one input
                  classes:int, # number of outputs
-                 method:str="plain", # one of `methods`
+                 method:str, # one of `methods`, that of the grid
                  optimizer_name:str="adam", # one of `l2init.optimizers.optimizers`
                  network_name:str="mlp", # one of `l2init.networks.networks`
                  device="cpu", # where the learners live
@@ -92,6 +93,8 @@ class Cohort:
                 ):
         column = lambda name: torch.tensor(learners[name].to_numpy(), dtype=dtype, device=device)[:, None] if is_numeric_dtype(learners[name]) else only(learners[name])
         self.learners, self.method, self.optimizer = learners, methods[method], optimizer(optimizer_name)
+        needed = {*Learner.model_fields, *self.method.hyper.model_fields}
+        if wrong := needed ^ set(learners.columns): raise InputError(f"The learners are not of method {method}, which has the columns {sorted(needed)}: {sorted(wrong)} differ.")
         self.network = network(network_name, shape, classes, **{**network_options, **self.method.network})
         seeds = torch.tensor(learners["seed"].to_numpy(), device=device)
         self.seeds, self.row = seeds.unique(return_inverse=True) # the stream's seeds [S]; which of them each learner has [K]
@@ -139,9 +142,10 @@ def anchor(self:Cohort)->Tensor|float:
 @patch
 def per_learner(self:Cohort, x:Tensor, k=slice(None))->Tensor: # [S, …] -> [K, …]
     "Give each learner (of those in `k`) the row of its seed."
+    if len(x) != len(self.seeds): raise InputError(f"The batch has rows for {len(x)} seeds, the cohort has {len(self.seeds)}.")
     if x.is_floating_point(): x = x.to(self.theta)
     row = self.row[k]
-    return x.expand(len(row), *x.shape[1:]) if len(x) == 1 else x[row]
+    return x.expand(len(row), *x.shape[1:]) if len(self.seeds) == 1 else x[row]
 
 # %% ../nbs/07_cohorts.ipynb #ee53724b
 @patch
@@ -161,6 +165,7 @@ def step(self:Cohort,
 @patch
 def learn(self:Cohort, task:Task)->dict[str, Tensor]: # name -> [K], on the device
     "Learn a task. Online accuracy and loss are means over its steps, of the batch before learning from it."
+    if not torch.equal(task.seeds, self.seeds): raise InputError(f"The task is for seeds {task.seeds.tolist()}, the cohort has {self.seeds.tolist()}.")
     loss = torch.zeros(len(self), device=self.theta.device)
     accuracy = torch.zeros_like(loss)
     for x, y in task.batches():
@@ -182,13 +187,13 @@ def probe(self:Cohort,
     out, size = [], max(1, portion // x.shape[1])
     for k in torch.arange(len(self), device=x.device).split(size):
         params = [{n: v[k] for n, v in p.items()} for p in self.params]
-        logits, hidden = self.network.activations(params, self.per_learner(x, k))
+        logits, features, units = self.network.activations(params, self.per_learner(x, k))
         right = (logits.argmax(-1) == self.per_learner(y, k)) & logits.isfinite().all(-1)
-        values = dict(test_accuracy=right.float().mean(1), weight_magnitude=weight_magnitude(self.theta[k]),
+        values = dict(end_accuracy=right.float().mean(1), weight_magnitude=weight_magnitude(self.theta[k]),
                       distance_from_init=distance_from_init(self.theta[k], self.theta0[k]))
-        if hidden:
-            s = singular_values(hidden[-1])
-            values |= dict(dead_share=dead_share(hidden), srank=srank(s), effective_rank=effective_rank(s))
+        if features is not None:
+            s = singular_values(features)
+            values |= dict(dead_share=dead_share(units), srank=srank(s), effective_rank=effective_rank(s))
         out.append(values)
     return {name: torch.cat([o[name] for o in out]) for name in out[0]}
 

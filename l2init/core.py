@@ -58,8 +58,10 @@ def checked(model:type[BaseModel], # what defines the options
         if err["type"] == "extra_forbidden":
             deep = len(err["loc"]) > 1
             raise InputError(f"{where}: unknown name {name!r}.") if deep else unknown(f"option of {where}", name, model.model_fields) from None
+        says = err["msg"].removeprefix("Value error, ")
+        if not name: raise InputError(f"{where}: {says}.") from None # the options do not fit together
         given = "" if err["type"] == "missing" else f" = {err['input']!r}"
-        raise InputError(f"{where}: {name}{given}: {err['msg'].removeprefix('Value error, ')}.") from None
+        raise InputError(f"{where}: {name}{given}: {says}.") from None
 
 # %% ../nbs/00_core.ipynb #c62ec6ac
 GAMMA = 0x9E3779B97F4A7C15 - 2**64 # 2^64 / golden ratio, as a signed integer

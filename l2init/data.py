@@ -40,7 +40,7 @@ datasets = Registry("data set")
 def data_root(root:str|Path|None=None # the folder with the data; default: the environment's `L2INIT_DATA`, else ~/.cache/l2init
              )->Path:
     "Where data sets lie and are downloaded to."
-    return Path(root or os.environ.get("L2INIT_DATA") or "~/.cache/l2init").expanduser()
+    return Path(root or os.environ.get("L2INIT_DATA") or "~/.cache/l2init").expanduser().absolute()
 
 def load_dataset(name:str, # one of `datasets`
                  root:str|Path|None=None, # as in `data_root`
@@ -71,7 +71,8 @@ def mnist(root:Path)->Dataset:
     from torchvision.datasets import MNIST
     try: train, test = (MNIST(root, train=t, download=True) for t in (True, False))
     except Exception as e: # torchvision raises whatever its reader or the network raised
-        raise InputError(f"Data set 'mnist' cannot be read from {root} ({type(e).__name__}: {e}). Put MNIST's four files into "
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise InputError(f"Data set 'mnist' cannot be read from {root} ({reason}). Put MNIST's four files into "
             f"{root / 'MNIST' / 'raw'}, or remove damaged ones and connect to the internet so that they are downloaded, or set "
             "L2INIT_DATA to the folder that holds them. Without MNIST, dataset = \"mnist5k\" has 5,000 of its digits built in.") from e
     return Dataset("mnist", train.data[:, None], train.targets, test.data[:, None], test.targets, 10, **MNIST_SCALING)

@@ -12,7 +12,7 @@ from torch import Tensor
 # %% ../nbs/06_metrics.ipynb #f817a4c3
 def weight_magnitude(theta:Tensor, # [K, P]
                     )->Tensor: # [K]
-    "Mean absolute value of the parameters (Kumar et al. 2023, section 6)."
+    "Mean absolute value of the parameters (S. Kumar et al. 2023)."
     return theta.abs().mean(1)
 
 def distance_from_init(theta:Tensor, theta0:Tensor)->Tensor: # [K, P] twice -> [K]
@@ -37,7 +37,7 @@ def singular_values(features:Tensor, # [K, N, F]
 def srank(singular:Tensor, # [K, F], descending
           delta:float=.01, # share of the sum that is left out
          )->Tensor: # [K]
-    "The fewest singular values that carry 1 - `delta` of their sum; 0 if all are 0 (Kumar et al. 2021)."
+    "The fewest singular values that carry 1 - `delta` of their sum; 0 if all are 0 (A. Kumar et al. 2021)."
     total = singular.cumsum(1)
     count = (total < (1 - delta) * total[:, -1:]).sum(1) + 1.
     return torch.where(total[:, -1] == 0, 0, count).where(total[:, -1].isfinite(), torch.nan)

@@ -27,7 +27,16 @@ class Layer:
     kind = "layer"
     shapes = {} # parameter -> shape, without the learner axis
     law = {} # parameter -> (center, bound) of its uniform initial law
-    def module(self)->nn.Module: raise NotImplementedError # the same layer in plain PyTorch, for one learner
+
+    def forward(self, p:dict, x:Tensor)->tuple[Tensor, object]: # p: parameters [K, …]; x [K, B, …] -> y [K, B, …], saved
+        "The output, and what `backward` needs."
+        raise NotImplementedError
+    def backward(self, p:dict, g:dict, saved, dy:Tensor, need_dx:bool=True)->Tensor|None: # dy [K, B, …] -> dx [K, B, …]
+        "Write the parameters' gradients into `g`; the gradient of the input, which may be None if it is not needed."
+        raise NotImplementedError
+    def module(self)->nn.Module:
+        "The same layer in plain PyTorch, for one learner."
+        raise NotImplementedError
     to_module = from_module = staticmethod(lambda name, p: p) # how a parameter is laid out there
 
 class Flatten(Layer):
@@ -199,13 +208,15 @@ def backward(self:Network, params:list[dict], grads:list[dict], saved:list, dy:T
 
 # %% ../nbs/02_networks.ipynb #289fc829
 @patch
-def activations(self:Network, params:list[dict], x:Tensor)->tuple[Tensor, list[Tensor]]:
-    "The logits [K, B, classes], and the output [K, B, features] of each hidden activation, first layer first."
-    hidden = []
+def activations(self:Network, params:list[dict], x:Tensor)->tuple[Tensor, Tensor|None, list[Tensor]]:
+    "The logits [K, B, classes]; the features [K, B, F] of the last hidden layer, if any; the output of the units [K, B, units, …] of each hidden layer."
+    features, units = None, []
     for layer, p in zip(self.layers, params):
         x, _ = layer.forward(p, x)
-        if layer.kind == "activation": hidden.append(x)
-    return x, hidden
+        if layer.kind != "activation": continue
+        features = x.flatten(2)
+        units.append(sum(x.chunk(2, 2)) if isinstance(layer, CReLU) else x) # a CReLU unit has two features, never both at once
+    return x, features, units
 
 # %% ../nbs/02_networks.ipynb #b06cdaaa
 @dataclass(frozen=True)

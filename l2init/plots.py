@@ -13,15 +13,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from .cohorts import methods
-from .core import unknown
-from .results import label, summary
+from .core import InputError, unknown
+from .results import label, run_columns, summary
 from .streams import streams
 
 # %% ../nbs/10_plots.ipynb #d02cb9b3
 STYLE = {**sns.axes_style("whitegrid"), "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
          "figure.dpi": 110, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": .5}
 
-AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)", test_accuracy="test accuracy", weight_magnitude="mean |θ|", distance_from_init="mean |θ − θ₀|",
+AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)", end_accuracy="accuracy at task end", weight_magnitude="mean |θ|", distance_from_init="mean |θ − θ₀|",
             dead_share="dead units (share)", srank="srank (of features)", effective_rank="effective rank")
 
 COLORS = dict(plain=(.4, .4, .4), **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init", "l2_init_resampled"], sns.color_palette("colorblind"))))
@@ -44,7 +44,9 @@ def _ordered(frame):
     "With its label, in the order of the methods' registry, and with streams named for figures."
     titles = {n: s.title for n, s in streams.items()}
     order = frame.method.map(list(methods).index)
-    return frame.assign(label=label(frame), panel=frame.stream.map(titles) + " (" + frame.dataset + ", " + frame.optimizer + ")").loc[order.sort_values(kind="stable").index]
+    details = [c for c in run_columns(frame) if c not in ("stream", "method")]
+    panel = frame.stream.map(titles) + " (" + frame[details].astype(str).agg(", ".join, axis=1) + ")"
+    return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
 def _seeds(frame): return f"{frame.seed.nunique()} seeds" if frame.seed.nunique() > 1 else "1 seed"
 
@@ -59,7 +61,8 @@ def _curves(frame, panels, metric_of):
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for i, (ax, panel) in enumerate(zip(axes.flat, panels)):
             part, metric = metric_of(frame, panel)
-            sns.lineplot(part, x="task", y=metric, hue="label", style="label", hue_order=names, style_order=names, palette=colors, markers=markers, dashes=False, markersize=5, errorbar=("ci", 95), seed=0, n_boot=500, ax=ax, legend=i == 0)
+            sns.lineplot(part, x="task", y=metric, ax=ax, legend=i == 0, errorbar=("ci", 95), seed=0, n_boot=500, hue="label", hue_order=names,
+                         palette=colors, style="label", style_order=names, markers=markers, dashes=False, markersize=5)
             ax.set(xlabel="task", ylabel=AXES.get(metric, metric))
             ax.xaxis.get_major_locator().set_params(integer=True)
         handles, _ = axes[0, 0].get_legend_handles_labels()
@@ -79,10 +82,11 @@ def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
 
 # %% ../nbs/10_plots.ipynb #9859185c
 def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
-                 probes:list[str]=("test_accuracy", "distance_from_init", "dead_share", "srank"), # columns of `frame`; those that it does not have are left out
+                 probes:list[str]=("end_accuracy", "distance_from_init", "dead_share", "srank"), # columns of `frame`; those that it does not have are left out
                 )->Figure:
     "Probes over tasks, a panel each, a line for each configuration."
-    fig, axes = _curves(frame, [p for p in probes if p in frame], lambda f, probe: (f, probe))
+    if not (shown := [p for p in probes if p in frame]): raise InputError(f"The table has none of the probes {list(probes)}.")
+    fig, axes = _curves(frame, shown, lambda f, probe: (f, probe))
     fig.suptitle(f"{_ordered(frame).panel.iloc[0]}, {_seeds(frame)}", size=10)
     return fig
 
@@ -98,7 +102,7 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
         for ax, panel in zip(axes[0], panels):
             t = table[table.panel == panel].iloc[::-1]
             ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
-            ax.errorbar(t.online_accuracy, t.label, xerr=[t.online_accuracy - t.ci_low, t.ci_high - t.online_accuracy], fmt="none", color="black", capsize=2, lw=1)
+            ax.errorbar(t.online_accuracy, t.label, xerr=[(t.online_accuracy - t.ci_low).clip(0), (t.ci_high - t.online_accuracy).clip(0)], fmt="none", color="black", capsize=2, lw=1)
             ax.set(xlabel="total average online accuracy", title=f"{panel}, {_seeds(frame)}", xlim=(0, 1))
             ax.grid(axis="y", visible=False)
     return fig

@@ -37,13 +37,18 @@ class Stream(Options):
 
     @model_validator(mode="after")
     def _fits(self):
-        available = len(load_dataset(self.dataset, self.root).images)
         if self.batch_size > self.examples:
             raise ValueError(f"a batch of {self.batch_size} is larger than the task, which has {self.examples} examples")
-        if self.examples > available:
-            raise ValueError(f"a task of {self.examples} examples is larger than data set {self.dataset}, which has {available}")
         if self.steps == 0: raise ValueError("last_batch = 'drop' leaves no batch, for the task has only one")
         return self
+
+    def train_examples(self, index:int, seeds:Tensor)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] uint8, y [S, N] int64
+        "The examples of task `index` to learn from, a row for each seed. A subclass defines it."
+        raise NotImplementedError
+
+    def test_examples(self, index:int, seeds:Tensor)->tuple[Tensor, Tensor]: # x [S, M, C, H, W] uint8, y [S, M] int64
+        "The examples of task `index` to probe with. A subclass defines it."
+        raise NotImplementedError
 
 # %% ../nbs/01_streams.ipynb #74a9a178
 @patch(as_prop=True)
@@ -66,7 +71,9 @@ def _on_device(name, root, device)->Dataset:
 
 @patch
 def data(self:Stream, device="cpu")->Dataset:
-    "The stream's data set on `device`."
+    "The stream's data set on `device`. Raises `InputError` if it is missing or too small."
+    available = len(load_dataset(self.dataset, self.root).images)
+    if self.examples > available: raise InputError(f"A task of {self.examples} examples is larger than data set {self.dataset}, which has {available}.")
     return _on_device(self.dataset, self.root, torch.device(device))
 
 @patch
@@ -102,7 +109,9 @@ class Task:
         x, y = self.stream.test_examples(self.index, self.seeds)
         return self.scale(x), y
 
-    def scale(self, images): return self.stream.data(self.seeds.device).scale(images)
+    def scale(self, images:Tensor)->Tensor:
+        "Bytes to floating point, as the data set says."
+        return self.stream.data(self.seeds.device).scale(images)
 
 # %% ../nbs/01_streams.ipynb #19fdba30
 @patch
@@ -131,15 +140,17 @@ streams = Registry("stream")
 def stream(name:str, # one of `streams`
            **options, # the stream's options
           )->Stream:
-    "The stream `name` with `options`; raises `InputError` if it cannot be."
-    return checked(streams[name], f"stream {name}", options)
+    "The stream `name` with `options`, its data at hand; raises `InputError` if it cannot be."
+    made = checked(streams[name], f"stream {name}", options)
+    made.data()
+    return made
 
 # %% ../nbs/01_streams.ipynb #bda9e0f8
 @streams.register("permuted_mnist")
 class PermutedMNIST(Stream):
     "Digits whose pixels are permuted, by another permutation in each task."
     title = "Permuted MNIST"
-    source = "Kumar et al. 2023, section 5; Goodfellow et al. 2014"
+    source = "Kumar et al. 2023, table 1; Goodfellow et al. 2014"
     dataset: str = "mnist"
     tasks: Count = 500
     examples: Count = 10_000
@@ -168,7 +179,7 @@ def test_examples(self:PermutedMNIST, index, seeds):
 class RandomLabelMNIST(Stream):
     "The same digits in each task, with new random labels to memorize."
     title = "Random-label MNIST"
-    source = "Kumar et al. 2023, section 5; Lyle et al. 2023"
+    source = "Kumar et al. 2023, table 1; Lyle et al. 2023"
     dataset: str = "mnist"
     tasks: Count = 50
     examples: Count = 1200

@@ -2,11 +2,15 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +108,8 @@ MISTAKES = {
     "batch larger than the task": ("examples = 32", "examples = 8", "a batch of 16 is larger than the task"),
     "missing data set": ('dataset = "mnist5k"', 'dataset = "mnist"\nroot = "/proc/nothing"', "cannot be read from /proc/nothing"),
     "task larger than the data set": ("examples = 32", "examples = 5000", "which has 4000"),
+    "an option of something else": ("passes = 2", "passes = 2\nseeds = [7]", "Unknown option of stream random_label_mnist 'seeds'"),
+    "no learning rate": ("learning_rate = [1e-3]\n", "", "learning_rate, a list, is missing"),
     "unknown report": ("seeds = [0, 1]", 'seeds = [0, 1]\nreport = "dmo"', "Unknown report 'dmo'"),
 }
 
@@ -120,7 +126,7 @@ def test_mistakes_get_one_clear_message_before_any_work(project, mistake):
 
 def test_an_output_folder_that_cannot_be_written(project):
     ended = l2init(project, "run", "study.toml", "--runs", "/proc/runs")
-    assert ended.returncode == 2 and "l2init: The output folder /proc/runs cannot be written" in ended.stderr and "Traceback" not in ended.stderr
+    assert ended.returncode == 2 and "l2init: The output folder /proc/runs/study cannot be written" in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
 
 
 def test_a_study_that_is_not_there(project):
@@ -131,3 +137,39 @@ def test_a_study_that_is_not_there(project):
 def test_methods_and_streams_are_listed(project):
     assert "l2_init_resampled" in l2init(project, "methods").stdout
     assert "permuted_mnist: Permuted MNIST" in l2init(project, "streams").stdout
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_stopping_stops_the_runs_and_the_same_command_goes_on(project, how):
+    (project / "study.toml").write_text(STUDY.replace("tasks = 2", "tasks = 100000"))
+    started = subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while "running" not in l2init(project, "status", "study.toml").stdout:
+        assert time.monotonic() < deadline and started.poll() is None
+    started.send_signal(getattr(signal, how))
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130 and "Stopped. The same command goes on where it was." in errors and "Traceback" not in errors
+    assert l2init(project, "status", "study.toml").stdout.count("waiting") == 2
+
+
+def test_two_readings_of_a_stream_stay_apart(project):
+    (project / "study.toml").write_text(STUDY.replace("[[methods]]", '[[streams]]\nname = "random_label_mnist"\ndataset = "mnist5k"\ntasks = 2\nexamples = 32\npasses = 2\nlabels = "permuted"\n[[methods]]', 1))
+    assert l2init(project, "run", "study.toml").returncode == 0
+    rows = list(csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv").stdout)))
+    assert sorted((r["labels"], r["method"]) for r in rows) == [(l, m) for l in ("permuted", "uniform") for m in ("l2_init", "l2_init", "plain")]
+
+
+def test_data_on_a_relative_path(project):
+    "The folder with the data is found from where the command was typed, and is no part of a run's identity."
+    raw = project / "mydata" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 40), ("t10k", 20)):
+        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
+            header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+            (raw / f"{part}-{kind}-ubyte").write_bytes(header + bytes(i % 10 for i in range(math.prod(shape))))
+    (project / "study.toml").write_text(STUDY.replace('"mnist5k"', '"mnist"\nroot = "mydata"'))
+    assert l2init(project, "run", "study.toml").returncode == 0
+    (project / "study.toml").write_text(STUDY.replace('"mnist5k"', '"mnist"'))
+    assert "2 of them done already" in l2init(project, "run", "study.toml", L2INIT_DATA="mydata").stderr
+    shutil.rmtree(project / "mydata")
+    assert l2init(project, "table", "study.toml", "--csv").stdout.count("mnist") > 2
