@@ -202,7 +202,7 @@ def train(cohort:Cohort,
           stream:Stream,
           progress:bool=True, # show a progress bar
          )->pd.DataFrame: # a row per task and learner: task, learner, its seed and hyper-parameters, then all metrics
-    "Train `cohort` on all tasks of `stream`, probing at the end of each."
+    "Train `cohort` on all tasks of `stream`, probing at the end of each. `counts` says which tasks the stream's total is over."
     torch.set_flush_denormal(True)
     frames = []
     for t in tqdm(range(stream.tasks), desc=f"{cohort.method.title}, {len(cohort)} learners", unit="task", file=sys.stdout, disable=not progress, mininterval=1):
@@ -210,7 +210,7 @@ def train(cohort:Cohort,
         record = {**cohort.learn(task), **cohort.probe(*task.test)}
         values = torch.stack([v.float() for v in record.values()], 1).cpu().numpy()
         metrics = pd.DataFrame(values, columns=list(record)).astype({"diverged": bool})
-        frames.append(pd.concat([cohort.learners.reset_index(names="learner"), metrics], axis=1).assign(task=t))
+        frames.append(pd.concat([cohort.learners.reset_index(names="learner"), metrics], axis=1).assign(task=t, counts=stream.counts(t)))
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/07_cohorts.ipynb #26b4c369

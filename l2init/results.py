@@ -82,9 +82,9 @@ def interval(values, # one per seed
     return float(low), float(high)
 
 def per_learner(frame:pd.DataFrame, metric:str="online_accuracy")->pd.DataFrame:
-    "The mean of `metric` over all tasks, and whether it ever diverged: one row per configuration and seed."
+    "The mean of `metric` over all tasks that count, and whether it ever diverged: one row per configuration and seed."
     keys = [*configuration_columns(frame), "seed"]
-    return frame.groupby(keys, dropna=False, sort=False).agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index()
+    return frame[frame.counts].groupby(keys, dropna=False, sort=False).agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index()
 
 # %% ../nbs/09_results.ipynb #edf5ac1c
 def summary(frame:pd.DataFrame, # as from `load`

@@ -207,8 +207,8 @@ def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool)->Run:
     made = checked(streams[notebook.stem], f"stream {notebook.stem}", dict(options, root=root or None))
     learners = grid(params["method"], params["seeds"], params["learning_rate"], **params["hyper"])
     if data:
-        shape, classes, net = made.data().images.shape[1:], made.data().classes, dict(params["network"])
-        network(net.pop("name"), shape, classes, **{**net, **methods[params["method"]].network})
+        shape, net = made.data().images.shape[1:], dict(params["network"])
+        network(net.pop("name"), shape, made.outputs, **{**net, **methods[params["method"]].network})
     return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), root)
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
