@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['GAMMA', 'InputError', 'unknown', 'Registry', 'Options', 'checked', 'mix', 'key', 'bits', 'uniform', 'normal',
-           'integers', 'permutation']
+           'integers', 'permutation', 'write', 'write_text']
 
 # %% ../nbs/00_core.ipynb #1184edf5
-import difflib, zlib
+import difflib
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -110,3 +114,16 @@ def integers(key:Tensor, n:int, high:int)->Tensor:
 def permutation(key:Tensor, n:int)->Tensor:
     "A random order of 0 … `n` - 1 for each key."
     return bits(key, n).argsort(dim=-1, stable=True)
+
+# %% ../nbs/00_core.ipynb #e712d2ba
+def write(path:Path, save:Callable[[Path], None])->None:
+    "Let `save` write a file beside `path`, then rename it to `path`."
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save(beside)
+        os.replace(beside, path)
+    finally: beside.unlink(missing_ok=True)
+
+def write_text(path:Path, text:str)->None:
+    "Write `text` to `path`, all of it or nothing."
+    write(path, lambda p: p.write_text(text, encoding="utf-8"))

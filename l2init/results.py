@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from .cohorts import methods
-from .core import InputError, unknown
-from .studies import Run, environment, write, write_text
+from .core import InputError, unknown, write, write_text
+from .studies import Run, environment
 
 # %% ../nbs/09_results.ipynb #2ab028cc
 RUN_COLUMNS = ["stream", "dataset", "method", "optimizer"] # what a run's parameters always add to its metrics

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Some', 'TYPES', 'PLACE', 'OUTCOMES', 'Named', 'Study', 'project_root', 'study_name', 'read_study', 'parameters',
-           'Run', 'report_notebook', 'plan', 'only_known', 'make_run', 'write', 'write_text', 'record', 'environment',
-           'papermill_to', 'execute', 'available_cores', 'run_study', 'execute_from_stdin', 'check_writable', 'report']
+           'Run', 'report_notebook', 'plan', 'only_known', 'make_run', 'record', 'environment', 'papermill_to',
+           'execute', 'available_cores', 'run_study', 'execute_from_stdin', 'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 import l2init
 from .cohorts import grid, methods
-from .core import InputError, Options, checked, unknown
+from .core import InputError, Options, checked, unknown, write, write_text
 from .data import data_root
 from .networks import network, networks
 from .optimizers import optimizers
@@ -72,8 +72,9 @@ def project_root(study_file:Path)->Path:
 
 def study_name(study_file:str|Path)->str:
     "What a study is called: its place below the folder `studies`, if it is in one, e.g. small/permuted_mnist; else the name of its file."
-    file = Path(study_file).absolute().with_suffix("")
-    parts = file.parts[file.parts.index("studies") + 1:] if "studies" in file.parts else [file.name]
+    *folders, name = Path(study_file).absolute().with_suffix("").parts
+    below = list(itertools.takewhile(lambda f: f != "studies", reversed(folders))) if "studies" in folders else []
+    parts = [*reversed(below), name]
     for p in parts:
         if not re.fullmatch(r"[\w-]+", p): raise InputError(f"A study's name is made of letters, digits, '-' and '_': {p!r} is not.")
     return "/".join(parts)
@@ -212,16 +213,6 @@ def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool)->Run:
     return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), root)
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
-def write(path:Path, save:Callable[[Path], None])->None:
-    "Let `save` write a file beside `path`, then rename it to `path`."
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save(beside)
-        os.replace(beside, path)
-    finally: beside.unlink(missing_ok=True)
-
-def write_text(path:Path, text:str)->None: write(path, lambda p: p.write_text(text, encoding="utf-8"))
-
 def record(metrics:pd.DataFrame, # as from `l2init.cohorts.train`
            folder:str, # the run's folder; "" keeps nothing
           )->None:
@@ -248,7 +239,7 @@ def papermill_to(notebook:Path, output:Path, params:dict)->None:
         config = Config(KernelManager=dict(kernel, connection_file=f"{sockets}/kernel.json"))
         papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent), progress_bar=False, config=config)
 
-def execute(run:Run, threads:int=1)->bool: # was it executed now? False: somebody else has done it or is doing it
+def execute(run:Run)->bool: # was it executed now? False: somebody else has done it or is doing it
     "Execute `run` in this process and leave its folder. An error is recorded in error.txt and raised again."
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,13 +251,14 @@ def execute(run:Run, threads:int=1)->bool: # was it executed now? False: somebod
         write_text(folder / "params.json", json.dumps(dict(run.params, notebook=run.notebook.name), indent=1))
         start = time.perf_counter()
         try:
-            papermill_to(run.notebook, folder / "run.ipynb", dict(run.params, root=run.root, threads=threads, folder=str(folder.resolve())))
+            papermill_to(run.notebook, folder / "run.ipynb", dict(run.params, root=run.root, folder=str(folder.resolve())))
             if not (folder / "metrics.parquet").exists(): raise InputError(f"{run.notebook.name} left no metrics.parquet; it must end with record(metrics, folder).")
         except Exception:
             write_text(folder / "error.txt", re.sub(r"\x1b\[[\d;]*m", "", traceback.format_exc()))
             raise
-        write_text(folder / "env.json", json.dumps(dict(environment(), threads=threads, seconds=time.perf_counter() - start), indent=1))
+        write_text(folder / "env.json", json.dumps(dict(environment(), seconds=time.perf_counter() - start), indent=1))
         write_text(folder / "done", "")
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     return True
 
 # %% ../nbs/08_studies.ipynb #5825d519
@@ -275,14 +267,13 @@ def available_cores()->int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 def run_study(planned:list[Run], # as from `plan`
-              workers:int=1, # runs at a time; the cores are divided among them
+              workers:int=1, # runs at a time; each computes on one core, so that a result does not depend on how many there are
              )->Iterator[tuple[Run, float]]: # each run as it ends, and its seconds
     "Execute the runs that are not done yet. A run that fails is recorded, and the others go on; if this is stopped, so are they."
     if workers < 1: raise InputError(f"workers = {workers}: at least one is needed.")
     check_writable(planned[0].home)
-    threads, processes = max(1, available_cores() // workers), set()
-    pool = ThreadPoolExecutor(workers)
-    futures = [pool.submit(_in_process, r, threads, processes) for r in planned if r.state != "done"]
+    processes, pool = set(), ThreadPoolExecutor(workers)
+    futures = [pool.submit(_in_process, r, processes) for r in planned if r.state != "done"]
     try: yield from (f.result() for f in as_completed(futures))
     finally:
         for f in futures: f.cancel()
@@ -292,14 +283,13 @@ def run_study(planned:list[Run], # as from `plan`
         pool.shutdown()
 
 # %% ../nbs/08_studies.ipynb #6d11f147
-def _in_process(run, threads, processes):
+def _in_process(run, processes):
     "Execute `run` in a process, which is in `processes` as long as it lives."
-    n = str(threads)
-    env = dict(os.environ, OMP_NUM_THREADS=n, MKL_NUM_THREADS=n, L2INIT_DATA=str(data_root()))
+    env = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
     start, code = time.perf_counter(), "from l2init.studies import execute_from_stdin as e; e()"
     p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
     processes.add(p)
-    _, errors = p.communicate(json.dumps(dict(vars(run), threads=threads), default=str))
+    _, errors = p.communicate(json.dumps(vars(run), default=str))
     if p.returncode and p in processes and run.state == "waiting": # it failed and could not say why
         try: write_text(run.folder / "error.txt", f"{errors}\nThe run's process ended with status {p.returncode}.")
         except OSError: pass # there is no place to say it, but the run's state is not done
@@ -309,7 +299,7 @@ def _in_process(run, threads, processes):
 def execute_from_stdin()->None:
     "Execute the run that standard input describes."
     f = json.load(sys.stdin)
-    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], f["root"]), f["threads"])
+    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], f["root"]))
 
 # %% ../nbs/08_studies.ipynb #2def9cc3
 def check_writable(folder:Path)->None:

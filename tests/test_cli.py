@@ -143,7 +143,7 @@ def test_methods_and_streams_are_listed(project):
 def test_stopping_stops_the_runs_and_the_same_command_goes_on(project, how):
     (project / "study.toml").write_text(STUDY.replace("tasks = 2", "tasks = 100000"))
     started = subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "running" not in l2init(project, "status", "study.toml").stdout:
         assert time.monotonic() < deadline and started.poll() is None
     started.send_signal(getattr(signal, how))

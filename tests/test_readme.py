@@ -53,7 +53,7 @@ def test_demo_study_shows_the_claim():
     for command in (c for c in commands() if c.startswith("l2init")):
         start, done = time.perf_counter(), sh(command)
         assert done.returncode == 0, done.stderr
-        assert time.perf_counter() - start < 60, f"{command} ran something again"
+        assert time.perf_counter() - start < 120, f"{command} ran something again"
     table, = [c for c in commands() if c.startswith("l2init table")]
     rows = [r for r in csv.DictReader(io.StringIO(sh(table).stdout))]
     assert all(int(r["seeds"]) >= 5 and r["diverged"] == "0" for r in rows)
