@@ -77,7 +77,7 @@ def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
     if metric not in frame: raise unknown("metric", metric, [c for c in frame if c in AXES])
     panels = list(_ordered(frame).panel.unique())
     fig, axes = _curves(frame, panels, lambda f, panel: (f[f.panel == panel], metric))
-    for ax, panel in zip(axes, panels): ax.set_title(f"{panel}, {_seeds(frame)}")
+    for ax, panel in zip(axes, panels): ax.set_title(f"{panel}, {_seeds(frame)}", size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/10_plots.ipynb #9859185c
@@ -87,7 +87,7 @@ def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
     "Probes over tasks, a panel each, a line for each configuration."
     if not (shown := [p for p in probes if p in frame]): raise InputError(f"The table has none of the probes {list(probes)}.")
     fig, axes = _curves(frame, shown, lambda f, probe: (f, probe))
-    fig.suptitle(f"{_ordered(frame).panel.iloc[0]}, {_seeds(frame)}", size=10)
+    fig.suptitle(f"{_ordered(frame).panel.iloc[0]}, {_seeds(frame)}", size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/10_plots.ipynb #48ae9493
