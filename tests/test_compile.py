@@ -1,6 +1,7 @@
 """The compiled update against the readable one, and the warning where it cannot be compiled."""
 import pytest
 import torch
+from conftest import hyper_of
 
 from l2init import cohorts
 from l2init.cohorts import Cohort, grid, methods, train
@@ -10,8 +11,7 @@ from l2init.streams import stream
 def trained(method, compile):
     "The weights after 60 steps of four learners."
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=96, passes=5)
-    hyper = {n: [.1, .01] if n == "strength" else [.05] for n in methods[method].hyper.model_fields}
-    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper), (1, 28, 28), 10, method, hidden=[20], dtype=torch.float64, compile=compile)
+    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method)), (1, 28, 28), 10, method, hidden=[20], dtype=torch.float64, compile=compile)
     train(cohort, s, progress=False)
     return cohort.theta
 

@@ -1,6 +1,7 @@
 """The same learners on a GPU. Skipped where there is none."""
 import pytest
 import torch
+from conftest import hyper_of
 
 from l2init.cohorts import Cohort, grid, methods, train
 from l2init.streams import stream
@@ -11,8 +12,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("method", methods)
 def test_a_gpu_learns_what_a_cpu_learns(method):
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=64, passes=5)
-    hyper = {n: [.1] for n in methods[method].hyper.model_fields}
-    cpu, gpu = (train(Cohort(grid(method, [0, 1], [1e-3], **hyper), (1, 28, 28), 10, method, device=d, dtype=torch.float64), s, progress=False) for d in ("cpu", "cuda"))
+    cpu, gpu = (train(Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, device=d, dtype=torch.float64), s, progress=False) for d in ("cpu", "cuda"))
     for column in ("online_accuracy", "online_loss", "distance_from_init"): assert torch.allclose(*(torch.tensor(m[column].to_numpy()) for m in (cpu, gpu)), atol=1e-4)
 
 
