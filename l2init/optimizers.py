@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .core import InputError, Options, Registry, checked
+from .core import Options, Registry, checked
 
 # %% ../nbs/05_optimizers.ipynb #2cc7fef0
 optimizers = Registry("optimizer")

@@ -16,7 +16,7 @@ from scipy import stats
 
 from .cohorts import methods
 from .core import InputError, unknown, write, write_text
-from .studies import Run, environment
+from .studies import Run
 
 # %% ../nbs/09_results.ipynb #2ab028cc
 RUN_COLUMNS = ["stream", "dataset", "method", "optimizer"] # what a run's parameters always add to its metrics

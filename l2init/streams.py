@@ -122,7 +122,8 @@ class Task:
 
     def scale(self, images:Tensor)->Tensor:
         "Bytes to floating point, as the data set says."
-        return self.stream.data(self.seeds.device).scale(images)
+        s = self.stream
+        return _on_device(s.dataset, s.root, self.seeds.device).scale(images) # not `data`, whose checks would be work in every block
 
 # %% ../nbs/01_streams.ipynb #19fdba30
 @patch
@@ -241,7 +242,9 @@ class ClassStream(Stream):
 
     @model_validator(mode="after")
     def _enough(self):
-        most = max(self.classes_in(t) for t in range(self.tasks)) * self.each
+        sizes = [self.classes_in(t) * self.each for t in range(self.tasks)]
+        most, fewest = max(sizes), min(sizes)
+        if not self.shown(fewest): raise ValueError(f"the smallest task has {fewest} examples, which make no batch of {self.batch_size} with last_batch = {self.last_batch!r}")
         if self.examples != most: raise ValueError(f"examples = {self.examples}, but the largest task has {most}: its classes times each = {self.each}")
         return self
 
