@@ -70,13 +70,13 @@ def checked(model:type[BaseModel], # what defines the options
 # %% ../nbs/00_core.ipynb #c62ec6ac
 GAMMA = 0x9E3779B97F4A7C15 - 2**64 # 2^64 / golden ratio, as a signed integer
 
-def _shift_xor(x, s): return x ^ ((x >> s) & ((1 << (64 - s)) - 1)) # torch's >> copies the sign, so mask it off
+def _shift_xor(x, s): return (x >> s).bitwise_and_((1 << (64 - s)) - 1).bitwise_xor_(x) # torch's >> copies the sign, so mask it off
 
 def mix(x:Tensor, # int64
        )->Tensor: # int64, same shape
     "SplitMix64's output function: every bit of the result depends on every bit of `x`."
-    x = _shift_xor(x, 30) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = _shift_xor(x, 27) * (0x94D049BB133111EB - 2**64)
+    x = _shift_xor(x, 30).mul_(0xBF58476D1CE4E5B9 - 2**64)
+    x = _shift_xor(x, 27).mul_(0x94D049BB133111EB - 2**64)
     return _shift_xor(x, 31)
 
 # %% ../nbs/00_core.ipynb #0a3f98c3
@@ -98,7 +98,7 @@ def bits(key:Tensor, # int64 keys
 
 def uniform(key:Tensor, n:int)->Tensor:
     "`n` numbers for each key, uniform on [0, 1), float32 with 24 random bits."
-    return ((bits(key, n) >> 40) & 0xFFFFFF).float() * 2**-24
+    return bits(key, n).bitwise_right_shift_(40).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
 def normal(key:Tensor, n:int)->Tensor:
     "`n` standard normal numbers for each key, by Box and Muller's transform."

@@ -6,7 +6,7 @@
 __all__ = ['optimizers', 'Decay', 'optimizer', 'SGD', 'Adam']
 
 # %% ../nbs/05_optimizers.ipynb #1b3ba916
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -43,6 +43,7 @@ class Adam(Options):
     beta1: Decay = .9 # decay of the mean of gradients
     beta2: Decay = .999 # decay of the mean of their squares
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    correction: Literal["both", "lost"] = "both" # lost: θ ← θ - α (1 - β2^t) m / (√v + ε) [code, for continual backprop]
 
     def state(self, theta:Tensor, # [K, P]
               per_weight:bool=False, # corrections for each weight, so that a method can reset those of single weights
@@ -58,4 +59,5 @@ class Adam(Options):
         v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         m1.mul_(self.beta1).add_(1 - self.beta1)
         v1.mul_(self.beta2).add_(1 - self.beta2)
-        theta.sub_((m * (lr / m1)).div_((v / v1).sqrt_().add_(self.eps)))
+        if self.correction == "both": theta.sub_((m * (lr / m1)).div_((v / v1).sqrt_().add_(self.eps)))
+        else: theta.sub_((m * (lr * v1)).div_(v.sqrt().add_(self.eps)))

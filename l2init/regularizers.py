@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty', 'is_norm', 'norm_parameters', 'Regularizer',
-           'L2', 'L2Init', 'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer']
+           'L2', 'L2Init', 'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer',
+           'ConsolidationHyper', 'Consolidation', 'squared_gradients']
 
 # %% ../nbs/03_regularizers.ipynb #63697cdf
 import copy
@@ -19,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .core import InputError, Options, Registry, checked, key
+from .networks import Network, cross_entropy
 
 # %% ../nbs/03_regularizers.ipynb #d5a7086e
 class Strength(Options):
@@ -207,3 +209,40 @@ def regularizer(name:str, # one of `regularizers`
                )->Regularizer:
     "The drop-in regularizer `name` for `model`."
     return regularizers[name](model, **options)
+
+# %% ../nbs/03_regularizers.ipynb #cc41bec3
+class ConsolidationHyper(Options):
+    "Hyper-parameters of elastic weight consolidation."
+    importance: Annotated[float, Field(ge=0, allow_inf_nan=False)] # β
+    anchors: Literal["per_task", "online", "last"] = "per_task" # last: the newest task alone [code]
+    fisher_decay: Annotated[float, Field(ge=0, le=1)] = 1. # γ of online anchors
+    fisher: Literal["empirical", "identity"] = "empirical" # identity: every weight matters as much [code]
+    fisher_from: Literal["train", "test"] = "train" # which of a task's examples it is measured on [code: test]
+    in_code: ClassVar[dict] = dict(anchors="last", fisher="identity", fisher_from="test")
+
+class Consolidation:
+    "Elastic weight consolidation of K learners (Kirkpatrick et al. 2017; Kumar et al. 2023, table 2)."
+    hyper = ConsolidationHyper
+    def __init__(self, theta:Tensor, values:dict): # [K, P]; each hyper-parameter as [K, 1], or a word that holds for all
+        self.values, self.state = values, dict(fisher=torch.zeros_like(theta), pull=torch.zeros_like(theta)) # Σ F and Σ F θ*
+
+    def add_gradient(self, theta:Tensor, grad:Tensor)->None: # [K, P] twice
+        "Add the penalty's gradient to `grad`."
+        grad.addcmul_(torch.addcmul(-self.state["pull"], self.state["fisher"], theta), self.values["importance"])
+
+    def remember(self, theta:Tensor, fisher:Tensor)->None: # [K, P] twice: a task's weights at its end, and its Fisher information
+        "Hold on to a task that has ended."
+        total, pull = self.state.values()
+        if self.values["anchors"] == "per_task":
+            total += fisher
+            return pull.addcmul_(fisher, theta)
+        total.mul_(self.values["fisher_decay"]).add_(fisher) if self.values["anchors"] == "online" else total.copy_(fisher)
+        torch.mul(total, theta, out=pull)
+
+def squared_gradients(network:Network, theta:Tensor, x:Tensor, y:Tensor)->Tensor: # [K, P], [K, B, …], int64 [K, B] -> [K, P]
+    "The sum over examples of the squared gradient of each one's log-likelihood."
+    params, scratch, squares = network.views(theta), torch.zeros_like(theta), torch.zeros_like(theta)
+    logits, saved = network.forward(params, x)
+    each = cross_entropy(logits, y)[2].mul_(y.shape[1]) # of single examples, not of their mean
+    network.backward(params, network.views(scratch), saved, each, network.views(squares))
+    return squares
