@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,6 +48,7 @@ class Registry(dict):
 # %% ../nbs/00_core.ipynb #6e914345
 class Options(BaseModel):
     "Options with types and ranges. Frozen; unknown names are refused."
+    in_code: ClassVar[dict] = {} # the values with which they are those of the authors' code, where it differs from the paper
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 # %% ../nbs/00_core.ipynb #556c04e9

@@ -355,6 +355,7 @@ networks = Registry("network")
 class MLP(Architecture):
     "A multi-layer perceptron."
     hidden: list[Units] = [100, 100] # units of each hidden layer
+    in_code = dict(removed=.18)
 
     def layers(self, shape:tuple, classes:int, width:float=1.)->list[Layer]:
         "The layers, hidden ones `width` times as wide as the options say."
@@ -367,6 +368,7 @@ class CNN(Architecture):
     channels: list[Units] = [16, 16] # of each convolution
     kernels: list[Units] = [5, 5] # size of each convolution
     hidden: list[Units] = [100, 100] # units of each fully connected hidden layer
+    in_code = dict(removed=.28)
 
     def layers(self, shape:tuple, classes:int, width:float=1.)->list[Layer]:
         "The layers, hidden ones `width` times as wide as the options say."

@@ -218,26 +218,27 @@ class ConsolidationHyper(Options):
     fisher_decay: Annotated[float, Field(ge=0, le=1)] = 1. # γ of online anchors
     fisher: Literal["empirical", "identity"] = "empirical" # identity: every weight matters as much [code]
     fisher_from: Literal["train", "test"] = "train" # which of a task's examples it is measured on [code: test]
-    in_code: ClassVar[dict] = dict(anchors="last", fisher="identity", fisher_from="test")
+    in_code = dict(anchors="last", fisher="identity", fisher_from="test")
 
 class Consolidation:
     "Elastic weight consolidation of K learners (Kirkpatrick et al. 2017; Kumar et al. 2023, table 2)."
     hyper = ConsolidationHyper
     def __init__(self, theta:Tensor, values:dict): # [K, P]; each hyper-parameter as [K, 1], or a word that holds for all
-        self.values, self.state = values, dict(fisher=torch.zeros_like(theta), pull=torch.zeros_like(theta)) # Σ F and Σ F θ*
+        self.values, self.state = values, dict(fisher=torch.zeros_like(theta), anchor=theta.clone()) # Σ F, and the mean of θ* weighted with F
 
     def add_gradient(self, theta:Tensor, grad:Tensor)->None: # [K, P] twice
         "Add the penalty's gradient to `grad`."
-        grad.addcmul_(torch.addcmul(-self.state["pull"], self.state["fisher"], theta), self.values["importance"])
+        grad.addcmul_((theta - self.state["anchor"]).mul_(self.state["fisher"]), self.values["importance"])
 
     def remember(self, theta:Tensor, fisher:Tensor)->None: # [K, P] twice: a task's weights at its end, and its Fisher information
         "Hold on to a task that has ended."
-        total, pull = self.state.values()
+        total, anchor = self.state.values()
         if self.values["anchors"] == "per_task":
             total += fisher
-            return pull.addcmul_(fisher, theta)
-        total.mul_(self.values["fisher_decay"]).add_(fisher) if self.values["anchors"] == "online" else total.copy_(fisher)
-        torch.mul(total, theta, out=pull)
+            anchor.lerp_(theta, (fisher / total).nan_to_num_(0.)) # 0 / 0: nobody cares
+        else:
+            total.mul_(self.values["fisher_decay"] if self.values["anchors"] == "online" else 0.).add_(fisher)
+            anchor.copy_(theta)
 
 def squared_gradients(network:Network, theta:Tensor, x:Tensor, y:Tensor)->Tensor: # [K, P], [K, B, …], int64 [K, B] -> [K, P]
     "The sum over examples of the squared gradient of each one's log-likelihood."

@@ -117,7 +117,7 @@ class ReDoHyper(Options):
     judged_on: Literal["batch", "next_test"] = "batch" # what activations are of; next_test: at a task's end, the next task's test examples [code]
     redraw: Literal["init", "theta0"] = "init" # what incoming weights become; theta0: what they were at the start [code]
     moments: Literal["reset", "kept"] = "reset" # what becomes of the optimizer's memory [code: kept]
-    in_code: ClassVar[dict] = dict(judged_on="next_test", redraw="theta0", moments="kept")
+    in_code = dict(judged_on="next_test", redraw="theta0", moments="kept")
 
 @resets.register("redo")
 class ReDo(Reset):
@@ -155,7 +155,7 @@ class ContinualBackpropHyper(Options):
     redraw: Literal["init", "kaiming_uniform"] = "init" # the law of new incoming weights; kaiming_uniform: bound √(6 / fan in) [code]
     transfer: Literal["mean", "none"] = "mean" # what next layer's biases take over; none: the mean is cleared before it is used [code]
     adam_correction: Literal["both", "lost"] = "both" # as Adam's `correction` [code: lost]
-    in_code: ClassVar[dict] = dict(fraction="bernoulli", redraw="kaiming_uniform", transfer="none", adam_correction="lost")
+    in_code = dict(fraction="bernoulli", redraw="kaiming_uniform", transfer="none", adam_correction="lost")
 
 @resets.register("continual_backprop")
 class ContinualBackprop(Reset):

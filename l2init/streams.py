@@ -36,7 +36,7 @@ class Stream(Options):
     passes: Count = 1 # passes over a task's examples
     last_batch: Literal["drop_incomplete", "keep", "drop"] = "drop_incomplete" # keep: a smaller batch; drop: even a complete one [code]
     scaling: Literal["dataset", "unit", "cifar10"] = "dataset" # of pixels: the data set's own, to [0, 1], or with CIFAR-10's statistics
-    in_code: ClassVar[dict] = dict(last_batch="drop") # options with which the stream is that of the authors' code
+    in_code = dict(last_batch="drop")
 
     @model_validator(mode="after")
     def _fits(self):

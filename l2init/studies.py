@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Some', 'TYPES', 'PLACE', 'OUTCOMES', 'Named', 'Study', 'project_root', 'study_name', 'read_study', 'parameters',
-           'Run', 'report_notebook', 'plan', 'only_known', 'make_run', 'record', 'environment', 'papermill_to',
-           'execute', 'available_cores', 'run_study', 'execute_from_stdin', 'check_writable', 'report']
+           'Run', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run', 'stream_of', 'choose',
+           'pending', 'seconds_per_step', 'record', 'environment', 'papermill_to', 'execute', 'available_cores',
+           'run_study', 'execute_from_stdin', 'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
@@ -27,20 +28,21 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
+import torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 import l2init
-from .cohorts import grid, methods
+from .cohorts import Cohort, Probes, grid, methods
 from .core import InputError, Options, checked, unknown, write, write_text
 from .data import data_root
 from .networks import network, networks
 from .optimizers import optimizers
-from .streams import streams
+from .streams import Stream, streams
 
 # %% ../nbs/08_studies.ipynb #1060330d
 class Named(BaseModel):
@@ -55,13 +57,21 @@ Some = Annotated[list[Named], Field(min_length=1)]
 class Study(Options):
     "What a study file says."
     about: str = "" # what the study asks
-    seeds: Annotated[list[int], Field(min_length=1)] # of every configuration
+    seeds: Annotated[list[int], Field(min_length=1)] # of every configuration or, if there are `select_seeds`, of those that were selected
+    select_seeds: list[int] = [] # of every configuration in a first phase, which selects the best one of each run
     streams: Some # name and options of each stream
     methods: Some # name and a list of values for each hyper-parameter
     optimizers: Some # name and learning_rate, a list
-    network: Named = Named(name="mlp") # name and options
+    networks: list[Named] = [] # name and options of each; none: the one of each stream's experiment notebook
+    probes: dict = {} # as in `l2init.cohorts.Probes`
+    protocol: Literal["paper", "code"] = "paper" # code: where nothing else is said, options have the values of the authors' code
     compile: bool = False # fuse the update with torch.compile: faster steps, some seconds more at the start
     report: str|None = None # the notebook in nbs/reports that draws the study
+
+    @model_validator(mode="after")
+    def _apart(self):
+        if both := sorted({*self.seeds} & {*self.select_seeds}): raise ValueError(f"seed {both[0]} is in seeds and in select_seeds, but evaluation needs seeds that selection has not seen")
+        return self
 
 # %% ../nbs/08_studies.ipynb #d46bbc62
 def project_root(study_file:Path)->Path:
@@ -127,6 +137,7 @@ class Run:
     home: Path # the study's folder with runs
     steps: int # of each learner
     learners: int
+    phase: str = "" # "select" or "evaluate", in a study of two phases
     root: str = "" # folder with the data sets; "" for the default
 
     @cached_property
@@ -181,17 +192,17 @@ def plan(study_file:str|Path, # TOML
     study, study_file = read_study(study_file), Path(study_file)
     notebooks, planned = project_root(study_file) / "nbs" / "experiments", {}
     report_notebook(study_file)
-    for s, m, o in itertools.product(study.streams, study.methods, study.optimizers):
-        only_known(f"option of stream {s.name}", s.options, streams[s.name].model_fields)
-        only_known(f"hyper-parameter of method {m.name}", m.options, methods[m.name].hyper.model_fields)
-        only_known(f"option of optimizer {o.name}", o.options, {"learning_rate"} if optimizers[o.name] else ())
-        only_known(f"option of network {study.network.name}", study.network.options, networks[study.network.name].model_fields)
-        if "learning_rate" not in o.options: raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing.")
-        given = dict(s.options, **o.options, method=m.name, hyper=m.options, optimizer=o.name, seeds=study.seeds,
-                     network=study.network.model_dump(), compile=study.compile)
-        run = make_run(study_name(study_file), notebooks / f"{s.name}.ipynb", given, Path(runs), data)
-        if run.id in planned: raise InputError(f"{study_file}: the run {run} is there twice.")
-        planned[run.id] = run
+    checked(Probes, "probes", study.probes)
+    for cell in itertools.product(study.streams, study.networks or [None], study.methods, study.optimizers):
+        notebook = notebooks / f"{cell[0].name}.ipynb"
+        make = lambda phase, **more: make_run(study_name(study_file), notebook, {**described(study, notebook, *cell), **more}, Path(runs), data, phase)
+        if not study.select_seeds: found = [make("", seeds=study.seeds)]
+        else:
+            first = make("select", seeds=study.select_seeds)
+            found = [first] + ([make("evaluate", seeds=study.seeds, **choose(first))] if first.state == "done" else [])
+        for run in found:
+            if run.id in planned: raise InputError(f"{study_file}: the run {run} is there twice.")
+            planned[run.id] = run
     return sorted(planned.values(), key=lambda r: -r.steps * r.learners)
 
 def only_known(kind, given, known):
@@ -199,18 +210,68 @@ def only_known(kind, given, known):
     for name in given:
         if name not in known: raise unknown(kind, name, known)
 
+def described(study:Study, notebook:Path, s:Named, n:Named|None, m:Named, o:Named)->dict:
+    "What a study says of one run, seeds aside."
+    only_known(f"option of stream {s.name}", s.options, streams[s.name].model_fields)
+    only_known(f"hyper-parameter of method {m.name}", m.options, methods[m.name].hyper.model_fields)
+    only_known(f"option of optimizer {o.name}", o.options, {"learning_rate"} if optimizers[o.name] else ())
+    if "learning_rate" not in o.options: raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing.")
+    net = n.model_dump() if n else parameters(notebook, {})["network"]
+    only_known(f"option of network {net['name']}", [k for k in net if k != "name"], networks[net["name"]].model_fields)
+    stream_code, hyper_code, net_code, probes_code = ({}, {}, {}, {}) if study.protocol == "paper" else in_code(s.name, m.name, net["name"])
+    return {**stream_code, **s.options, **o.options, "method": m.name, "hyper": {**hyper_code, **m.options}, "optimizer": o.name,
+            "network": {**net_code, **net}, "probes": {**probes_code, **study.probes}, "compile": study.compile}
+
+def in_code(stream:str, method:str, network:str)->tuple[dict, dict, dict, dict]:
+    "The options of a stream, the hyper-parameters of a method (a list each), the options of a network and those of the probes that are the authors' code's."
+    is_crelu = methods[method].network.get("activation") == "crelu"
+    return streams[stream].in_code, {n: [v] for n, v in methods[method].hyper.in_code.items()}, networks[network].in_code if is_crelu else {}, Probes.in_code
+
 # %% ../nbs/08_studies.ipynb #435929a8
-def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool)->Run:
+def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool, phase:str="")->Run:
     "A run with the parameters `given`, after building once what it will build."
     params = parameters(notebook, given)
     root = given.get("root", "") and str(Path(given["root"]).expanduser().absolute())
-    options = {n: v for n, v in params.items() if n in streams[notebook.stem].model_fields}
-    made = checked(streams[notebook.stem], f"stream {notebook.stem}", dict(options, root=root or None))
+    made = stream_of(notebook, params, root)
     learners = grid(params["method"], params["seeds"], params["learning_rate"], **params["hyper"])
     if data:
         shape, net = made.data().images.shape[1:], dict(params["network"])
         network(net.pop("name"), shape, made.outputs, **{**net, **methods[params["method"]].network})
-    return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), root)
+    return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), phase, root)
+
+def stream_of(notebook:Path, params:dict, root:str)->Stream:
+    "The stream of a run."
+    options = {n: v for n, v in params.items() if n in streams[notebook.stem].model_fields}
+    return checked(streams[notebook.stem], f"stream {notebook.stem}", dict(options, root=root or None))
+
+def choose(run:Run)->dict: # learning_rate and hyper, as in `params`, with one value each
+    "The configuration of a finished run that has the highest total average online accuracy, over tasks that count and all seeds."
+    metrics, names = pd.read_parquet(run.folder / "metrics.parquet"), [*run.params["hyper"]]
+    best = metrics[metrics.counts].groupby(["learning_rate", *names], sort=False).online_accuracy.mean().idxmax()
+    rate, *values = best if isinstance(best, tuple) else [best]
+    return dict(learning_rate=[rate], hyper={n: [v] for n, v in zip(names, values)})
+
+def pending(planned:list[Run])->int:
+    "How many runs will be added to the plan when those that select are done."
+    return sum(r.phase == "select" for r in planned) - sum(r.phase == "evaluate" for r in planned)
+
+# %% ../nbs/08_studies.ipynb #65ab633c
+def seconds_per_step(run:Run, # planned with its data
+                     seconds:float=.5, # how long to measure
+                    )->float:
+    "How long a step of all learners of `run` takes on this machine, on one core and without compilation."
+    p, made = run.params, stream_of(run.notebook, run.params, run.root)
+    net = {n: v for n, v in p["network"].items() if n != "name"}
+    cohort = Cohort(grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"]), made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
+                    device="cuda" if torch.cuda.is_available() else "cpu", **net)
+    x = torch.rand(len(cohort.seeds), made.batch_size, *made.data().images.shape[1:], device=cohort.theta.device)
+    y = torch.randint(made.outputs, x.shape[:2], device=x.device)
+    cohort.step(x, y)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        cohort.step(x, y)[0].cpu()
+        steps += 1
+    return (time.perf_counter() - start) / steps
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
 def record(metrics:pd.DataFrame, # as from `l2init.cohorts.train`
@@ -285,7 +346,8 @@ def run_study(planned:list[Run], # as from `plan`
 # %% ../nbs/08_studies.ipynb #6d11f147
 def _in_process(run, processes):
     "Execute `run` in a process, which is in `processes` as long as it lives."
-    env = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
+    keep_memory = dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**34), MALLOC_TOP_PAD_=str(2**28)) # glibc: a step's temporaries need no fresh pages
+    env = dict(os.environ, **keep_memory, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
     start, code = time.perf_counter(), "from l2init.studies import execute_from_stdin as e; e()"
     p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
     processes.add(p)
