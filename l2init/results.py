@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'SYMBOLS', 'varying', 'load', 'hyper_columns', 'run_columns', 'configuration_columns', 'label',
-           'interval', 'per_learner', 'summary', 'differences', 'keep']
+           'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost', 'keep']
 
 # %% ../nbs/09_results.ipynb #48d0d2a0
 import json
@@ -30,13 +30,13 @@ def varying(runs:list[Run])->list[str]:
     return list(dict.fromkeys(name for (_, name), v in values.items() if len(v) > 1 and name not in grid))
 
 def load(runs:list[Run], # those that are done are read
-        )->pd.DataFrame: # run, stream, dataset, method, optimizer, further parameters that vary, learner, seed, hyper-parameters, task, metrics
+        )->pd.DataFrame: # run, phase (where there are two), stream, dataset, method, optimizer, further parameters that vary, learner, seed, hyper-parameters, task, metrics
     "All finished runs as one table, a row per learner and task."
     frames = []
     for r in runs:
         if r.state != "done": continue
         f = pd.read_parquet(r.folder / "metrics.parquet")
-        about = dict(run=r.id, stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
+        about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}), stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
         about |= {n: v if isinstance(v := r.params[n], (str, int, float)) else json.dumps(v) for n in varying(runs) if n in r.params}
         frames.append(pd.concat([pd.DataFrame([about] * len(f)), f], axis=1))
     if not frames: raise InputError("No run is finished yet, so there is no table.")
@@ -114,6 +114,25 @@ def differences(frame:pd.DataFrame, # as from `load`
         low, high = interval(paired)
         rows.append(dict(zip(keys, key), seeds=len(paired), difference=paired.mean(), ci_low=low, ci_high=high))
     return pd.DataFrame(rows)
+
+# %% ../nbs/09_results.ipynb #b35af6a5
+def backward_transfer(frame:pd.DataFrame, # as from `load`, of runs that recorded forgetting
+                     )->pd.DataFrame: # a row per configuration and seed: bwt, one_step_bwt, online_accuracy
+    "Backward transfer of each learner: negative where it forgets. Tasks that have no later one do not count."
+    if "final_accuracy" not in frame: raise InputError("These runs did not record forgetting: say forgetting = true under [probes] in the study.")
+    keys = [*configuration_columns(frame), "seed"]
+    earlier = frame[frame.task < frame.task.max()]
+    change = earlier.assign(bwt=earlier.final_accuracy - earlier.end_accuracy, one_step_bwt=earlier.next_accuracy - earlier.end_accuracy)
+    out = change.groupby(keys, dropna=False, sort=False)[["bwt", "one_step_bwt"]].mean()
+    return out.join(per_learner(frame).set_index(keys).value.rename("online_accuracy")).reset_index()
+
+# %% ../nbs/09_results.ipynb #8b1a5360
+def plasticity_lost(frame:pd.DataFrame, # as from `load`, of runs with a fresh network
+                   )->pd.DataFrame: # its rows that have a fresh network, with the column plasticity_lost
+    "How much better a fresh network learned the task than the learner did."
+    if "fresh_accuracy" not in frame: raise InputError("These runs have no fresh network: say, e.g., fresh = 5 under [probes] in the study.")
+    known = frame[frame.fresh_accuracy.notna()]
+    return known.assign(plasticity_lost=known.fresh_accuracy - known.online_accuracy)
 
 # %% ../nbs/09_results.ipynb #42d0453b
 def keep(frame:pd.DataFrame, # as from `load`

@@ -32,7 +32,7 @@ strength = [1e-2, 1e-3]
 [[optimizers]]
 name = "adam"
 learning_rate = [1e-3]
-[network]
+[[networks]]
 name = "mlp"
 hidden = [8]
 """
@@ -100,7 +100,7 @@ MISTAKES = {
     "unknown hyper-parameter": ("strength", "strenght", "Did you mean 'strength'"),
     "unknown key": ("seeds", "sedes", "Did you mean 'seeds'"),
     "wrong type": ("tasks = 2", 'tasks = "two"', "tasks = 'two' is not of type int"),
-    "negative rate": ("[1e-3]\n[network]", "[-1e-3]\n[network]", "learning_rate = -0.001"),
+    "negative rate": ("[1e-3]\n[[networks]]", "[-1e-3]\n[[networks]]", "learning_rate = -0.001"),
     "negative strength": ("[1e-2, 1e-3]", "[-1e-2]", "strength = -0.01"),
     "empty grid": ("[1e-2, 1e-3]", "[]", "strength is an empty list"),
     "not TOML": ("seeds = [0, 1]", "seeds = [0, 1", "is not TOML"),
