@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'MARKERS', 'method_color', 'palette', 'learning_curves', 'probe_curves', 'comparison',
-           'save']
+           'sensitivity', 'save']
 
 # %% ../nbs/10_plots.ipynb #5061de88
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from .cohorts import methods
 from .core import InputError, unknown
-from .results import label, run_columns, summary
+from .results import label, per_learner, run_columns, summary
 from .streams import streams
 
 # %% ../nbs/10_plots.ipynb #d02cb9b3
@@ -22,9 +22,11 @@ STYLE = {**sns.axes_style("whitegrid"), "axes.titlesize": 9, "axes.labelsize": 9
          "figure.dpi": 110, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": .5}
 
 AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)", end_accuracy="accuracy at task end", weight_magnitude="mean |θ|", distance_from_init="mean |θ − θ₀|",
-            dead_share="dead units (share)", srank="srank (of features)", effective_rank="effective rank")
+            gradient_norm="gradient norm", dead_share="dead units (share)", dormant_share="dormant units (share)", srank="srank (of features)", effective_rank="effective rank", stable_rank="stable rank",
+            fresh_accuracy="online accuracy, fresh network", plasticity_lost="plasticity lost\n(fresh − continual)", next_accuracy="accuracy one task later", final_accuracy="accuracy at the end")
 
-COLORS = dict(plain=(.4, .4, .4), **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init", "l2_init_resampled"], sns.color_palette("colorblind"))))
+COLORS = dict(plain=(.4, .4, .4), **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init", "l2_init_resampled"], sns.color_palette("colorblind"))),
+              shrink_perturb=(.34, .71, .91), continual_backprop=(.83, .70, .0), redo=(.33, .15, .60), ewc=(.0, .40, .40), l2_init_ewc=(.55, .05, .25))
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*"]
 
 def method_color(method:str)->tuple:
@@ -97,14 +99,39 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
     colors = palette(_ordered(frame))
     table = _ordered(summary(frame))
     panels = list(table.panel.unique())
+    columns, rows = (len(panels), 1) if len(panels) < 3 else (3, -(-len(panels) // 3))
+    narrow = columns == 3
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels) + .8, .8 + .32 * len(colors)), layout="constrained", sharey=True, squeeze=False)
-        for ax, panel in zip(axes[0], panels):
+        fig, axes = plt.subplots(rows, columns, figsize=((2.8 if narrow else 4.2) * columns + .8, rows * (.8 + (.24 if narrow else .32) * len(colors))), layout="constrained", sharey=True, squeeze=False)
+        for ax in axes.flat[len(panels):]: ax.axis("off")
+        for ax, panel in zip(axes.flat, panels):
             t = table[table.panel == panel].iloc[::-1]
             ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
             ax.errorbar(t.online_accuracy, t.label, xerr=[(t.online_accuracy - t.ci_low).clip(0), (t.ci_high - t.online_accuracy).clip(0)], fmt="none", color="black", capsize=2, lw=1)
-            ax.set(xlabel="total average online accuracy", title=f"{panel}, {_seeds(frame)}", xlim=(0, 1))
+            title = f"{panel}, {_seeds(frame)}"
+            ax.set(xlabel="total average online accuracy", title=title.replace(" (", "\n(") if narrow else title, xlim=(0, 1))
             ax.grid(axis="y", visible=False)
+    return fig
+
+# %% ../nbs/10_plots.ipynb #f572854d
+def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
+                x:str="strength", # the hyper-parameter to look at; others should not vary within a method
+               )->Figure:
+    "Total average online accuracy against a hyper-parameter with 95 % intervals, a panel for each stream, a line for each method; methods that do not have it are level lines."
+    if x not in frame: raise unknown("hyper-parameter", x, frame.columns)
+    values = _ordered(per_learner(frame))
+    panels, titles = list(values.panel.unique()), {m: methods[m].title for m in values.method.unique()}
+    with plt.rc_context(STYLE):
+        columns, rows = min(3, len(panels)), -(-len(panels) // 3)
+        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3.2 * columns), .6 + 2.3 * rows), layout="constrained", squeeze=False, sharey=True)
+        for ax in axes.flat[len(panels):]: ax.axis("off")
+        for ax, panel in zip(axes.flat, panels):
+            for (method, title), marker in zip(titles.items(), MARKERS):
+                part, color = values[(values.panel == panel) & (values.method == method)], method_color(method)
+                if part[x].notna().any(): sns.lineplot(part, x=x, y="value", ax=ax, color=color, marker=marker, markersize=5, errorbar=("ci", 95), seed=0, n_boot=500, label=title, legend=False)
+                elif len(part): ax.axhline(part.value.mean(), color=color, ls="--", lw=1.2, label=title)
+            ax.set(xscale="log", xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x), ylabel="total average\nonline accuracy", title=f"{panel},\n{_seeds(frame)}")
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(titles)), frameon=False)
     return fig
 
 # %% ../nbs/10_plots.ipynb #8fbd5080

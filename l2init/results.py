@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'SYMBOLS', 'varying', 'load', 'hyper_columns', 'run_columns', 'configuration_columns', 'label',
-           'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost', 'keep']
+           'by_method', 'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost',
+           'keep']
 
 # %% ../nbs/09_results.ipynb #48d0d2a0
 import json
@@ -58,15 +59,25 @@ def configuration_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that make a configuration."
     return [*run_columns(frame), *hyper_columns(frame)]
 
-SYMBOLS = dict(strength="λ", learning_rate="α", delta="δ")
+SYMBOLS = dict(strength="λ", learning_rate="α", delta="δ", shrink="s", noise="σ", replacement_rate="ρ", threshold="τ", importance="β")
 
 def label(frame:pd.DataFrame)->pd.Series:
-    "What figures call each row's configuration: the method's title, and the hyper-parameters that vary within a method."
-    varying = [h for h in hyper_columns(frame) if frame.groupby("method")[h].nunique().max() > 1]
-    shown = varying + [h for h in hyper_columns(frame) if h not in varying and h != "learning_rate"]
-    def one(row): return " ".join([methods[row.method].title, *(f"{SYMBOLS.get(h, h)}={row[h]:g}" for h in shown if pd.notna(row[h]))])
-    unique = frame[["method", *shown]].drop_duplicates()
-    return frame[["method", *shown]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left").label.set_axis(frame.index)
+    "What figures call each row's configuration: the method's title, and those hyper-parameters that vary within a method or are not at their default."
+    columns = hyper_columns(frame)
+    varying = [h for h in columns if frame.groupby("method")[h].nunique().max() > 1]
+    def default(method, h): return None if h == "learning_rate" else methods[method].hyper.model_fields[h].get_default()
+    def shown(row, h): return pd.notna(row[h]) and (h in varying or h != "learning_rate" and row[h] != default(row.method, h))
+    def text(value): return value if isinstance(value, str) else f"{value:g}"
+    def one(row): return " ".join([methods[row.method].title, *(f"{SYMBOLS.get(h, h)}={text(row[h])}" for h in varying + [c for c in columns if c not in varying] if shown(row, h))])
+    unique = frame[["method", *columns]].drop_duplicates()
+    return frame[["method", *columns]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left").label.set_axis(frame.index)
+
+# %% ../nbs/09_results.ipynb #075ca07c
+def by_method(frame:pd.DataFrame)->pd.DataFrame:
+    "`frame` without the hyper-parameters. Raises `InputError` if a method has more than one configuration on a stream."
+    several = frame.drop_duplicates(configuration_columns(frame)).groupby(run_columns(frame), dropna=False).size()
+    if (several > 1).any(): raise InputError(f"{dict(zip(run_columns(frame), several[several > 1].index[0]))} has {several.max()} configurations, which need their hyper-parameters to be told apart.")
+    return frame.drop(columns=[h for h in hyper_columns(frame) if h != "learning_rate"]).assign(learning_rate=float("nan"))
 
 # %% ../nbs/09_results.ipynb #7c53a091
 def interval(values, # one per seed

@@ -1,0 +1,70 @@
+"""Every method on every stream, tiny; each of them through papermill as well; and what is recorded, counted again by a plain loop."""
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, TINY, hyper_of
+
+from l2init.cohorts import Cohort, grid, methods, train
+from l2init.streams import stream, streams
+from l2init.studies import papermill_to
+
+torch.set_num_threads(1)
+
+
+def cohort_on(s, method, network, learners, optimizer="adam", **options):
+    name, net = network["name"], {n: v for n, v in network.items() if n != "name"}
+    return Cohort(learners, s.data().images.shape[1:], s.outputs, method, optimizer, name, **net, **options)
+
+
+def test_all_streams_are_tried(): assert set(TINY) == set(streams)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("method", methods)
+def test_every_method_on_every_stream(method, name):
+    options, network = TINY[name]
+    s, learners = stream(name, **options), grid(method, [0, 1], [1e-2], **hyper_of(method))
+    for optimizer in ("adam", "sgd"):
+        m = train(cohort_on(s, method, network, learners, optimizer), s, progress=False, fresh=2, forgetting=True)
+        assert len(m) == s.tasks * len(learners) and not m.diverged.any() and m.online_accuracy.between(0, 1).all()
+        assert (m.fresh_accuracy == m.online_accuracy)[m.task == 0].all() and m.majority_share.between(0, 1).all() and m.final_accuracy.notna().all()
+        assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
+
+
+@pytest.mark.parametrize("method", methods)
+def test_every_method_and_stream_by_papermill(method, tmp_path):
+    name = list(TINY)[list(methods).index(method) % len(TINY)]
+    options, network = TINY[name]
+    params = dict(options, network=network, method=method, hyper=hyper_of(method), seeds=[0, 1], learning_rate=[1e-2], probes=dict(fresh=1), folder=str(tmp_path))
+    papermill_to(ROOT / "nbs" / "experiments" / f"{name}.ipynb", tmp_path / "run.ipynb", params)
+    assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == options["tasks"] * len(grid(method, [0, 1], [1e-2], **hyper_of(method)))
+
+
+RECOUNT = dict( # 2,000 steps each
+    permuted_mnist=dict(dataset="mnist5k", tasks=10, examples=3200),
+    random_label_mnist=dict(dataset="mnist5k", tasks=5, examples=160, passes=40),
+    random_label_cifar10=dict(dataset="photo_patches", tasks=5, examples=160, passes=40),
+    five_plus_one_cifar100=dict(dataset="synthetic_images_30x56", tasks=10, each=48, examples=240, batch_size=24, passes=20),
+    continual_imagenet=dict(dataset="synthetic_images_20x70", tasks=10, each=60, examples=120, batch_size=30, passes=50),
+)
+
+
+@pytest.mark.parametrize("name", RECOUNT)
+def test_online_accuracy_recounted_by_a_plain_loop(name):
+    s, network = stream(name, **RECOUNT[name]), TINY[name][1]
+    assert s.tasks * s.steps == 2000
+    cohort = cohort_on(s, "l2_init", network, grid("l2_init", [3], [1e-2], strength=[1e-2]), "sgd", dtype=torch.float64)
+    model, recount = cohort.module(0), []
+    start, opt = [p.detach().clone() for p in model.parameters()], torch.optim.SGD(model.parameters(), lr=1e-2)
+    for t in range(s.tasks):
+        right = shown = 0
+        for x, y in s.task(t, [3]).batches():
+            out = model(x[0].double())
+            right, shown = right + int((out.argmax(1) == y[0]).sum()), shown + len(y[0])
+            loss = F.cross_entropy(out, y[0]) + .01 / 2 * sum((p - p0).square().sum() for p, p0 in zip(model.parameters(), start))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+        recount.append(right / shown)
+    assert train(cohort, s, progress=False).online_accuracy.tolist() == pytest.approx(recount, abs=1e-6)
