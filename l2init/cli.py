@@ -120,7 +120,7 @@ def keep(study:StudyFile,
     "Keep the table of a finished study, with its provenance."
     planned = plan(study, runs, data=False)
     if left := sum(r.state != "done" for r in planned) + pending(planned): raise InputError(f"{left} of {len(planned) + pending(planned)} runs are not done: l2init run {study}")
-    for path in keep_results(load(planned), planned, results, f"l2init run {study}"): print(path)
+    for path in keep_results(load(planned), planned, results, f"l2init run {study}", read_study(study).about): print(path)
 
 # %% ../nbs/12_cli.ipynb #954e0f21
 @app.command()

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'SYMBOLS', 'varying', 'load', 'hyper_columns', 'run_columns', 'configuration_columns', 'label',
            'by_method', 'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost',
-           'keep']
+           'keep', 'kept']
 
 # %% ../nbs/09_results.ipynb #48d0d2a0
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,10 +133,11 @@ def backward_transfer(frame:pd.DataFrame, # as from `load`, of runs that recorde
     "Backward transfer of each learner: negative where it forgets. Tasks that have no later one do not count."
     if "final_accuracy" not in frame: raise InputError("These runs did not record forgetting: say forgetting = true under [probes] in the study.")
     keys = [*configuration_columns(frame), "seed"]
-    earlier = frame[frame.task < frame.task.max()]
-    change = earlier.assign(bwt=earlier.final_accuracy - earlier.end_accuracy, one_step_bwt=earlier.next_accuracy - earlier.end_accuracy)
-    out = change.groupby(keys, dropna=False, sort=False)[["bwt", "one_step_bwt"]].mean()
-    return out.join(per_learner(frame).set_index(keys).value.rename("online_accuracy")).reset_index()
+    change = frame.assign(
+        bwt=(frame.final_accuracy - frame.end_accuracy).where(frame.task < frame.task.max()),
+        one_step_bwt=frame.next_accuracy - frame.end_accuracy,
+        online_accuracy=frame.online_accuracy.where(frame.counts))
+    return change.groupby(keys, dropna=False, sort=False)[["bwt", "one_step_bwt", "online_accuracy"]].mean().reset_index()
 
 # %% ../nbs/09_results.ipynb #8b1a5360
 def plasticity_lost(frame:pd.DataFrame, # as from `load`, of runs with a fresh network
@@ -150,14 +152,28 @@ def keep(frame:pd.DataFrame, # as from `load`
          runs:list[Run], # that it was loaded from, all done
          folder, # where `<study>.parquet` and `<study>.json` are written
          command:str, # that made the runs
+         about:str="", # what the study file says of itself
         )->list: # the two paths
     "Write the table of a study and its provenance."
     name = runs[0].study
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
-    provenance = dict(study=name, command=command, runs=len(runs), learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
+    provenance = dict(study=name, about=" ".join(about.split()), command=command, runs=len(runs), learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
                       seconds=round(sum(e["seconds"] for e in env)), **{k: v for k, v in env[0].items() if k not in ("seconds", "commit")}, commits=sorted({str(e["commit"]) for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     write(paths[0], lambda p: frame.to_parquet(p, index=False))
-    write_text(paths[1], json.dumps(provenance, indent=1) + "\n")
+    write_text(paths[1], json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
     return list(paths)
+
+def kept(study:str, # name
+         folder="results", # where it is kept
+         phase:str="evaluate", # of a study of two phases, which rows; "" for both
+        )->tuple[pd.DataFrame, str]: # the table, and where it comes from in one sentence
+    "The table of a study as `keep` wrote it."
+    path = Path(folder) / f"{study}.parquet"
+    if not path.is_file(): raise unknown("kept study", study, sorted(str(p.relative_to(folder).with_suffix("")) for p in Path(folder).rglob("*.parquet")))
+    frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
+    seeds = ", ".join(str(s) for s in sorted(frame.seed.unique()))
+    said = f"Study {p['study']}: {p['about']} Data: {', '.join(frame.dataset.unique())}. Seeds shown: {seeds}. {p['learners']} learners, {p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`."
+    return frame, said
