@@ -248,7 +248,7 @@ def choose(run:Run)->dict: # learning_rate and hyper, as in `params`, with one v
     "The configuration of a finished run that has the highest total average online accuracy, over tasks that count and all seeds."
     metrics, names = pd.read_parquet(run.folder / "metrics.parquet"), [*run.params["hyper"]]
     best = metrics[metrics.counts].groupby(["learning_rate", *names], sort=False).online_accuracy.mean().idxmax()
-    rate, *values = best if isinstance(best, tuple) else [best]
+    rate, *values = (getattr(v, "item", lambda v=v: v)() for v in (best if isinstance(best, tuple) else [best])) # numpy's numbers as Python's
     return dict(learning_rate=[rate], hyper={n: [v] for n, v in zip(names, values)})
 
 def pending(planned:list[Run])->int:
