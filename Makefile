@@ -32,9 +32,11 @@ notebooks: install ## execute every notebook in place, so that its stored output
 		nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
-reports: install ## draw the figures in nbs/images from the tables in results/
+reports: install ## execute the reports on the tables in results/, and draw the figures in nbs/images
 	@mkdir -p nbs/images/demo
 	@cd nbs/reports && ../../$(BIN)/papermill --no-progress-bar demo.ipynb /dev/null -p figures ../images/demo
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True nbs/reports/*.ipynb
+	@$(BIN)/nbdev_clean
 
 bench: install ## measure lock-step training against a plain loop
 	@$(BIN)/python benchmarks/throughput.py

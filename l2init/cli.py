@@ -138,7 +138,7 @@ def streams():
 # %% ../nbs/12_cli.ipynb #dc2fed51
 def main()->None:
     "The command `l2init`. An `InputError` is one line on standard error and exit status 2."
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)) # a kill stops its runs, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler) # a kill stops its runs, too
     try: app()
     except InputError as e:
         say(f"l2init: {e}")

@@ -141,7 +141,9 @@ def test_methods_and_streams_are_listed(project):
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
 def test_stopping_stops_the_runs_and_the_same_command_goes_on(project, how):
     (project / "study.toml").write_text(STUDY.replace("tasks = 2", "tasks = 100000"))
-    started = subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    in_background = how == "SIGTERM" # where a shell lets its children ignore SIGINT
+    started = subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None)
     deadline = time.monotonic() + 180
     while "running" not in l2init(project, "status", "study.toml").stdout:
         assert time.monotonic() < deadline and started.poll() is None
@@ -156,6 +158,29 @@ def test_two_readings_of_a_stream_stay_apart(project):
     assert l2init(project, "run", "study.toml").returncode == 0
     rows = list(csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv").stdout)))
     assert sorted((r["labels"], r["method"]) for r in rows) == [(l, m) for l in ("permuted", "uniform") for m in ("l2_init", "l2_init", "plain")]
+
+
+def test_a_study_of_two_phases(project):
+    (project / "study.toml").write_text("select_seeds = [7, 8]\n" + STUDY)
+    dry = l2init(project, "run", "study.toml", "--dry-run")
+    assert dry.returncode == 0 and "total: 4 runs (2 of them evaluate what the others select), 10 learners, 80 learner-steps" in dry.stdout and "hours" in dry.stdout
+    assert "2 more will evaluate what these select." in l2init(project, "status", "study.toml").stdout
+    assert l2init(project, "table", "study.toml").returncode == 2 and l2init(project, "keep", "study.toml").returncode == 2
+    ran = l2init(project, "run", "study.toml")
+    assert ran.returncode == 0 and "[4/4]" in ran.stderr, ran.stderr
+    evaluated, tried = ([*csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv", *more).stdout))] for more in ((), ("--select",)))
+    assert [r["method"] for r in sorted(evaluated, key=lambda r: r["method"])] == ["l2_init", "plain"] and len(tried) == 3
+    best = max((r for r in tried if r["method"] == "l2_init"), key=lambda r: float(r["online_accuracy"]))
+    assert [r["strength"] for r in evaluated if r["method"] == "l2_init"] == [best["strength"]]
+    again = l2init(project, "run", "study.toml")
+    assert again.returncode == 0 and "4 of them done already" in again.stderr
+
+
+def test_the_code_protocol(project):
+    (project / "study.toml").write_text('protocol = "code"\n' + STUDY.replace("passes = 2", "passes = 2\nbatch_size = 8"))
+    assert l2init(project, "run", "study.toml").returncode == 0
+    params = [json.loads(p.read_text()) for p in (project / "runs" / "study").glob("*/params.json")]
+    assert all(p["labels"] == "permuted" and p["last_batch"] == "drop" and p["probes"] == {"examples_of": "next", "srank": "below"} for p in params)
 
 
 def test_data_on_a_relative_path(project):
