@@ -4,6 +4,8 @@ STUDY ?= studies/demo.toml
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
+EXECUTE := $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True \
+	--NotebookExporter.preprocessors=l2init.site.LightPictures --LightPictures.enabled=True
 
 .PHONY: help install demo test lab notebooks reports bench docs
 
@@ -28,14 +30,13 @@ lab: install ## read and run the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
 
 notebooks: install ## execute every notebook in place, so that its stored outputs are those of the code
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True \
-		nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
+	@$(EXECUTE) nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
 reports: install ## execute the reports on the tables in results/, and draw the figures in nbs/images
 	@mkdir -p nbs/images/demo
 	@cd nbs/reports && ../../$(BIN)/papermill --no-progress-bar demo.ipynb /dev/null -p figures ../images/demo
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True nbs/reports/*.ipynb
+	@$(EXECUTE) nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
 bench: install ## measure lock-step training against a plain loop

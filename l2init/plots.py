@@ -47,7 +47,8 @@ def _ordered(frame):
     titles = {n: s.title for n, s in streams.items()}
     order = frame.method.map(list(methods).index)
     details = [c for c in run_columns(frame) if c not in ("stream", "method")]
-    panel = frame.stream.map(titles) + " (" + frame[details].astype(str).agg(", ".join, axis=1) + ")"
+    named = lambda column: column if pd.api.types.is_string_dtype(column) else f"{column.name.replace('_', ' ')} " + column.astype(str) # a number alone says nothing
+    panel = frame.stream.map(titles) + " (" + frame[details].apply(named).agg(", ".join, axis=1) + ")"
     return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
 def _seeds(frame): return f"{frame.seed.nunique()} seeds" if frame.seed.nunique() > 1 else "1 seed"
@@ -64,7 +65,7 @@ def _curves(frame, panels, metric_of):
         for i, (ax, panel) in enumerate(zip(axes.flat, panels)):
             part, metric = metric_of(frame, panel)
             sns.lineplot(part, x="task", y=metric, ax=ax, legend=i == 0, errorbar=("ci", 95), seed=0, n_boot=500, hue="label", hue_order=names,
-                         palette=colors, style="label", style_order=names, markers=markers, dashes=False, markersize=5)
+                         palette=colors, style="label", style_order=names, markers=markers, dashes=False, markersize=5, markevery=-(-part.task.nunique() // 10))
             ax.set(xlabel="task", ylabel=AXES.get(metric, metric))
             ax.xaxis.get_major_locator().set_params(integer=True)
         handles, _ = axes[0, 0].get_legend_handles_labels()
@@ -109,7 +110,7 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
             ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
             ax.errorbar(t.online_accuracy, t.label, xerr=[(t.online_accuracy - t.ci_low).clip(0), (t.ci_high - t.online_accuracy).clip(0)], fmt="none", color="black", capsize=2, lw=1)
             title = f"{panel}, {_seeds(frame)}"
-            ax.set(xlabel="total average online accuracy", title=title.replace(" (", "\n(") if narrow else title, xlim=(0, 1))
+            ax.set(xlabel="total average online accuracy", title=title.replace(" (", "\n(").replace("), ", ")\n") if narrow else title, xlim=(0, 1))
             ax.grid(axis="y", visible=False)
     return fig
 
