@@ -7,6 +7,8 @@ __all__ = ['STYLE', 'AXES', 'COLORS', 'MARKERS', 'method_color', 'palette', 'lea
            'sensitivity', 'save']
 
 # %% ../nbs/10_plots.ipynb #5061de88
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -51,7 +53,8 @@ def _ordered(frame):
     panel = frame.stream.map(titles) + " (" + frame[details].apply(named).agg(", ".join, axis=1) + ")"
     return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
-def _seeds(frame): return f"{frame.seed.nunique()} seeds" if frame.seed.nunique() > 1 else "1 seed"
+def _title(panel, frame, width): # in lines of at most `width` characters, so that neighbours do not touch
+    return fill(f"{panel}, {frame.seed.nunique()} seed{'s' if frame.seed.nunique() > 1 else ''}", width)
 
 # %% ../nbs/10_plots.ipynb #1bf973b5
 def _curves(frame, panels, metric_of):
@@ -80,7 +83,7 @@ def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
     if metric not in frame: raise unknown("metric", metric, [c for c in frame if c in AXES])
     panels = list(_ordered(frame).panel.unique())
     fig, axes = _curves(frame, panels, lambda f, panel: (f[f.panel == panel], metric))
-    for ax, panel in zip(axes, panels): ax.set_title(f"{panel}, {_seeds(frame)}", size=STYLE["axes.titlesize"])
+    for ax, panel in zip(axes, panels): ax.set_title(_title(panel, frame, 60), size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/10_plots.ipynb #9859185c
@@ -90,7 +93,7 @@ def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
     "Probes over tasks, a panel each, a line for each configuration."
     if not (shown := [p for p in probes if p in frame]): raise InputError(f"The table has none of the probes {list(probes)}.")
     fig, axes = _curves(frame, shown, lambda f, probe: (f, probe))
-    fig.suptitle(f"{_ordered(frame).panel.iloc[0]}, {_seeds(frame)}", size=STYLE["axes.titlesize"])
+    fig.suptitle(_title(_ordered(frame).panel.iloc[0], frame, 120), size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/10_plots.ipynb #48ae9493
@@ -109,8 +112,7 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
             t = table[table.panel == panel].iloc[::-1]
             ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
             ax.errorbar(t.online_accuracy, t.label, xerr=[(t.online_accuracy - t.ci_low).clip(0), (t.ci_high - t.online_accuracy).clip(0)], fmt="none", color="black", capsize=2, lw=1)
-            title = f"{panel}, {_seeds(frame)}"
-            ax.set(xlabel="total average online accuracy", title=title.replace(" (", "\n(").replace("), ", ")\n") if narrow else title, xlim=(0, 1))
+            ax.set(xlabel="total average online accuracy", title=_title(panel, frame, 36 if narrow else 60), xlim=(0, 1))
             ax.grid(axis="y", visible=False)
     return fig
 
@@ -131,7 +133,7 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                 part, color = values[(values.panel == panel) & (values.method == method)], method_color(method)
                 if part[x].notna().any(): sns.lineplot(part, x=x, y="value", ax=ax, color=color, marker=marker, markersize=5, errorbar=("ci", 95), seed=0, n_boot=500, label=title, legend=False)
                 elif len(part): ax.axhline(part.value.mean(), color=color, ls="--", lw=1.2, label=title)
-            ax.set(xscale="log", xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x), ylabel="total average\nonline accuracy", title=f"{panel},\n{_seeds(frame)}")
+            ax.set(xscale="log", xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x), ylabel="total average\nonline accuracy", title=_title(panel, frame, 40))
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(titles)), frameon=False)
     return fig
 

@@ -34,15 +34,17 @@ def varying(runs:list[Run])->list[str]:
 def load(runs:list[Run], # those that are done are read
         )->pd.DataFrame: # run, phase (where there are two), stream, dataset, method, optimizer, further parameters that vary, learner, seed, hyper-parameters, task, metrics
     "All finished runs as one table, a row per learner and task."
-    frames = []
+    frames, first = [], {}
     for r in runs:
         if r.state != "done": continue
         f = pd.read_parquet(r.folder / "metrics.parquet")
         about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}), stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
         about |= {n: v if isinstance(v := r.params[n], (str, int, float)) else json.dumps(v) for n in varying(runs) if n in r.params}
         frames.append(pd.concat([pd.DataFrame([about] * len(f)), f], axis=1))
+        first |= dict.fromkeys(about)
     if not frames: raise InputError("No run is finished yet, so there is no table.")
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*first, *table.columns.difference(first, sort=False)]] # what describes a run stays before `learner`, also where only some runs have it
 
 # %% ../nbs/09_results.ipynb #cccc3cc2
 def hyper_columns(frame:pd.DataFrame)->list[str]:
