@@ -1,87 +1,187 @@
-"""Lock-step training against the plain per-learner loop, in one run, on one thread.
+"""Lock-step training against the plain per-learner loop, in one run: CPU seconds of one thread.
 
-Both sides do the same mathematics on the same batches of permuted MNIST digits (MLP 784-100-100-10, batch 16, Adam, L2 Init) and record
-online accuracy. They take turns, and each figure is a median over the turns: the machine may be shared, so read the ratio.
+Both sides do the same mathematics on the same batches and record online accuracy. They take turns, and each figure is a median over the turns: the machine may be shared, so read the ratios.
+Beside them stands the floor: what the step's own matrix products and one pass of the optimizer over weights, anchors and moments take in isolation. `--jax` measures the whole machine against JAX.
 """
 import argparse
+import json
 import os
+import platform
+import subprocess
+import sys
 import time
+from functools import partial
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-import torch.nn.functional as F
+from plain import ContinualBackprop, PlainLearner, ReDo, ShrinkPerturb
 
 from l2init.cohorts import Cohort, grid
 from l2init.streams import stream
 
-SHAPE, CLASSES, STRENGTH, RATE = (1, 28, 28), 10, 1e-2, 1e-3
+STRENGTH, RATE = 1e-2, 1e-3
+OPTIMIZERS = dict(adam=partial(torch.optim.Adam, lr=RATE, fused=True), sgd=partial(torch.optim.SGD, lr=RATE, fused=True))
+MNIST = dict(name="permuted_mnist", dataset="mnist5k", tasks=1, examples=4000, passes=8)
+CIFAR = dict(name="random_label_cifar10", dataset="photo_patches", tasks=1, examples=480, passes=50)
+IMAGENET = dict(name="continual_imagenet", dataset="synthetic_images_2x700", tasks=1, each=600, examples=1200, passes=10, batch_size=100)
+WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, the plain loop's reset
+    "MLP, Adam, L2 Init": (MNIST, "mlp", "adam", "l2_init", dict(strength=STRENGTH), None),
+    "MLP, SGD, L2 Init": (MNIST, "mlp", "sgd", "l2_init", dict(strength=STRENGTH), None),
+    "MLP, Adam, ReDo": (MNIST, "mlp", "adam", "redo", dict(threshold=.1, period=200), partial(ReDo, 200, .1)),
+    "MLP, Adam, Shrink & Perturb": (MNIST, "mlp", "adam", "shrink_perturb", dict(shrink=1e-3, noise=1e-2), partial(ShrinkPerturb, 1e-3, 1e-2)),
+    "MLP, Adam, continual backprop": (MNIST, "mlp", "adam", "continual_backprop", dict(replacement_rate=1e-3), partial(ContinualBackprop, 1e-3)),
+    "CNN, Adam, L2 Init, batch 16": (CIFAR, "cnn", "adam", "l2_init", dict(strength=STRENGTH), None),
+    "CNN, Adam, L2 Init, batch 100": (IMAGENET, "cnn", "adam", "l2_init", dict(strength=STRENGTH), None),
+}
 
 
-def cpu_seconds(f):
-    start = time.process_time()
-    f()
-    return time.process_time() - start
+def learners(method, hyper, size, seeds):
+    "A grid of `size` learners: every seed with the same number of values of the first hyper-parameter."
+    first, *others = hyper
+    values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
+    return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
 
 
-def plain_learner(fused):
-    "A step of a plain PyTorch loop for one learner."
-    model = Cohort(grid("plain", [0], [RATE]), SHAPE, CLASSES, "plain").module(0)
-    parameters = [(p, p.detach().clone()) for p in model.parameters()]
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=fused)
-    seen = torch.zeros(())
-
-    def step(x, y):
-        logits = model(x[0])
-        seen.add_((logits.argmax(1) == y[0]).float().mean())
-        loss = F.cross_entropy(logits, y[0]) + STRENGTH / 2 * sum((p - p0).square().sum() for p, p0 in parameters)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+def shape(s): return tuple(s.task(0, [0]).examples[0].shape[2:])
 
 
-def cohort_of(strengths, seeds, compile):
-    "A step of a cohort: a grid of strengths, each with all seeds, as a study would have it."
-    learners = grid("l2_init", list(range(seeds)), [RATE], strength=[STRENGTH / 2**i for i in range(strengths)])
-    cohort = Cohort(learners, SHAPE, CLASSES, "l2_init", compile=compile)
-    seen = torch.zeros(len(cohort))
+def cohort(work, size):
+    options, network, optimizer, method, hyper, _ = WORKS[work]
+    s = stream(**options)
+    return s, Cohort(learners(method, hyper, size, 2 if size > 1 else 1), shape(s), s.outputs, method, optimizer, network)
 
-    def step(x, y): seen.add_(cohort.step(x, y)[1])
 
-    return cohort, step
+def plain(work):
+    options, network, optimizer, method, hyper, reset = WORKS[work]
+    s = stream(**options)
+    model = Cohort(grid("plain", [0], [RATE]), shape(s), s.outputs, "plain", network_name=network).module(0)
+    if network == "cnn": model = model.to(memory_format=torch.channels_last)
+    return s, PlainLearner(model, OPTIMIZERS[optimizer], hyper.get("strength", 0.), reset() if reset else None)
+
+
+def turns(s, seeds, step, n):
+    "A function that does the next `n` steps on the stream's batches, and measures CPU seconds."
+    batches = (b for _ in iter(int, 1) for b in s.task(0, seeds).batches())
+    def turn():
+        start = time.process_time()
+        for x, y in islice(batches, n): step(x, y)
+        return time.process_time() - start
+    return turn
+
+
+def alternate(contestants, repetitions):
+    "Medians of learner-steps per CPU second of contestants (name -> learner-steps in a turn, turn) who take turns."
+    rates = {name: [] for name in contestants}
+    for _, turn in contestants.values(): turn() # warm up
+    for _ in range(repetitions):
+        for name, (work, turn) in contestants.items(): rates[name].append(work / turn())
+    return {name: median(r) for name, r in rates.items()}
+
+
+def against_plain(work, sizes, repetitions, seconds=.4):
+    "The best cohort of `sizes` against the plain loop."
+    contestants, steps = {}, {}
+    for size in (0, *sizes):
+        s, learner = cohort(work, size) if size else plain(work)
+        if size: seeds, step, seen = learner.seeds, learner.step, torch.zeros(size)
+        else: seeds, step = torch.tensor([0]), lambda x, y, learner=learner: learner.step(x[0], y[0])
+        if size: step = lambda x, y, learner=learner, seen=seen: seen.add_(learner.step(x, y)[1])
+        probe = turns(s, seeds, step, 5)
+        probe()
+        n = max(5, int(seconds / max(probe() / 5, 1e-6)))
+        contestants[size], steps[size] = (max(size, 1) * n, turns(s, seeds, step, n)), n
+    return alternate(contestants, repetitions)
+
+
+def floor(size, repetitions):
+    "Learner-steps per CPU second if a step of the MLP with Adam and L2 Init were its matrix products and one pass over weights, anchors and moments."
+    _, c = cohort("MLP, Adam, L2 Init", size)
+    layers = [(p["weight"], g["weight"]) for p, g in zip(c.params, c.grads) if p]
+    inputs, errors = [torch.rand(size, 16, w.shape[1]) for w, _ in layers], [torch.rand(size, 16, w.shape[2]) for w, _ in layers]
+    def products():
+        for i, ((w, g), x, dy) in enumerate(zip(layers, inputs, errors)):
+            torch.bmm(x, w)
+            torch.bmm(x.mT, dy, out=g)
+            if i: torch.bmm(dy, w.mT)
+    def update(): c.update(c.optimizer, c.penalty, c.theta, c.grad, c.theta0, None, c.penalty_hyper, c.state, c.lr)
+    def turn(f, n=100):
+        start = time.process_time()
+        for _ in range(n): f()
+        return time.process_time() - start
+    rates = alternate({f.__name__: (100 * size, partial(turn, f)) for f in (products, update)}, repetitions)
+    return 1 / sum(1 / r for r in rates.values()), rates
+
+
+def whole_machine(size, steps, workers):
+    "Learner-steps per wall second of `size` learners on all cores, as studies run them: one process with one thread for each core."
+    command = [sys.executable, __file__, "--part", str(size // workers), str(steps)]
+    parts = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    for p in parts: p.stdout.readline() # they are ready
+    start = time.perf_counter()
+    for p in parts: p.stdin.write("go\n"); p.stdin.flush()
+    for p in parts: p.wait()
+    return size // workers * workers * steps / (time.perf_counter() - start)
+
+
+def part(size, steps):
+    s, c = cohort("MLP, Adam, L2 Init", size)
+    turns(s, c.seeds, c.step, 20)()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    turns(s, c.seeds, c.step, steps)()
+
+
+def with_jax(size, steps, repetitions, workers):
+    "Learner-steps per wall second on the whole machine: ours at `size` learners, and JAX's at several sizes."
+    def jax_rate(k): return float(subprocess.run([sys.executable, Path(__file__).with_name("with_jax.py"), str(k), str(steps)], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(workers)}).stdout)
+    sizes = (4, 8, 16, 48)
+    ours, theirs = [], {k: [] for k in sizes}
+    for _ in range(repetitions):
+        ours.append(whole_machine(size, steps, workers))
+        for k in sizes: theirs[k].append(jax_rate(k))
+    return median(ours), {k: median(r) for k, r in theirs.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strengths", type=int, default=4, help="in the cohort's grid")
-    parser.add_argument("--seeds", type=int, default=2, help="of each strength")
-    parser.add_argument("--steps", type=int, default=200, help="steps in a turn")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", help="a part of the names of the works to measure; nothing is written then")
+    parser.add_argument("--jax", action="store_true", help="also measure JAX (needs the extra `bench`)")
+    parser.add_argument("--part", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    s = stream("permuted_mnist", dataset="mnist5k", tasks=1, examples=4000)
+    torch.set_flush_denormal(True)
+    if args.part: return part(*args.part)
 
-    contestants = {"plain loop": (1, [0], plain_learner(False)), "plain loop, fused Adam": (1, [0], plain_learner(True))}
-    for compile in (False, True):
-        cohort, step = cohort_of(args.strengths, args.seeds, compile)
-        contestants[f"cohort of {len(cohort)}{', compiled update' if compile else ''}"] = len(cohort), cohort.seeds, step
+    out = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(), **{p: version(p) for p in ("l2init", "torch", "numba")}, repetitions=args.repetitions, works={})
+    print(f"{'learner-steps per CPU second':32} {'plain loop':>12} {'lock-step':>12} {'learners':>9} {'ratio':>7}")
+    for work in (w for w in WORKS if not args.only or args.only in w):
+        rates = against_plain(work, (4, 8, 24) if "MLP" in work else (2, 4, 8), args.repetitions)
+        best = max((k for k in rates if k), key=rates.get)
+        out["works"][work] = dict(plain=rates[0], cohorts={k: r for k, r in rates.items() if k}, best=best, ratio=rates[best] / rates[0])
+        print(f"{work:32} {rates[0]:12.0f} {rates[best]:12.0f} {best:9} {rates[best] / rates[0]:7.2f}", flush=True)
+    if args.only: return
 
-    def turn(seeds, step):
-        for x, y in islice(s.task(0, seeds).batches(), args.steps): step(x, y)
-
-    rates = {name: [] for name in contestants}
-    for _, seeds, step in contestants.values(): turn(seeds, step) # warm up, compile
-    for _ in range(args.turns):
-        for name, (k, seeds, step) in contestants.items():
-            rates[name].append(k * args.steps / cpu_seconds(lambda: turn(seeds, step)))
-
-    base = median(rates["plain loop"])
-    print(f"{'':32} learner-steps per CPU second    ratio\n" + "\n".join(
-        f"{name:32} {median(r):12.0f}  ({min(r):.0f} to {max(r):.0f})   {median(r) / base:6.2f}" for name, r in rates.items()))
+    rates = against_plain("MLP, Adam, L2 Init", (1, 2, 4, 8, 16, 48, 192), args.repetitions)
+    out["sizes"] = {k: r for k, r in rates.items() if k}
+    best = max(out["sizes"], key=out["sizes"].get)
+    least, pieces = floor(best, args.repetitions)
+    out["floor"] = dict(rate=least, size=best, **pieces)
+    print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
+    print(f"floor with {best} learners: {least:.0f} ({', '.join(f'{n} alone {r:.0f}' for n, r in pieces.items())}); reached: {out['sizes'][best] / least:.0%}")
+    if args.jax:
+        workers = os.cpu_count()
+        ours, theirs = with_jax(48, 2000, args.repetitions, workers)
+        out["whole machine"] = dict(ours=ours, jax=theirs, jax_version=version("jax"), ratio=ours / max(theirs.values()))
+        print(f"\nwhole machine, learner-steps per wall second: 48 learners {ours:.0f}; JAX " + ", ".join(f"{k}: {r:.0f}" for k, r in theirs.items()) + f"; ratio to its best {ours / max(theirs.values()):.2f}")
+    path = Path(__file__).with_name("results.json")
+    path.write_text(json.dumps(out, indent=1) + "\n")
+    print(f"written to {path.name}")
 
 
 if __name__ == "__main__":

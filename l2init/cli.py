@@ -84,7 +84,7 @@ def preview(study:Path, runs:Path, workers:int)->None:
     print(f"total: {len(planned) + wait} runs" + (f" ({wait} of them evaluate what the others select)" if wait else "") + f", {learners} learners, {int(steps):,} learner-steps")
     if reason: return print(f"No estimate of time: {reason}")
     hours = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    print(f"about {hours / workers:.2g} hours for what is not done, with {workers} workers: measured for some steps of each run, uncompiled, without kernels, probes and writing")
+    print(f"about {hours / workers:.2g} hours for what is not done, with {workers} workers: measured for some steps of each run, without kernels, probes and writing")
 
 def overview(planned)->pd.DataFrame:
     "A row per run: what it is, how large it is and how far."

@@ -54,7 +54,7 @@ def _ordered(frame):
     return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
 def _title(panel, frame, width): # in lines of at most `width` characters, so that neighbours do not touch
-    return fill(f"{panel}, {frame.seed.nunique()} seed{'s' if frame.seed.nunique() > 1 else ''}", width)
+    return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}", width).replace("\xa0", " ")
 
 # %% ../nbs/10_plots.ipynb #1bf973b5
 def _curves(frame, panels, metric_of):

@@ -41,6 +41,9 @@ class Penalty:
     source: str
     hyper: type[Strength] = Strength # names, types and ranges of its hyper-parameters
 
+    @property
+    def quadratic(self)->bool: return self.gradient is _identity # an optimizer can then take it along in its own pass
+
 penalties = Registry("penalty")
 
 # %% ../nbs/03_regularizers.ipynb #c755e4c0

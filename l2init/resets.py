@@ -8,8 +8,10 @@ __all__ = ['resets', 'Stack', 'Reset', 'ShrinkPerturbHyper', 'ShrinkPerturb', 't
 
 # %% ../nbs/04_resets.ipynb #92756bd9
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from pydantic import Field
@@ -26,11 +28,12 @@ class Stack:
     theta: Tensor # [K, P]
     memory: dict # the optimizer's state; tensors [K, P] are of single parameters
     seeds: Tensor # int64, [K]
+    fast: bool = False # take the fast form, where there is one, which is for CPUs
 
-    @property
+    @cached_property
     def params(self)->list[dict]: return self.network.views(self.theta)
 
-    @property
+    @cached_property
     def moments(self)->list[list[dict]]: return [self.network.views(m) for m in self.memory.values() if m.shape == self.theta.shape]
 
 class Reset:
@@ -64,8 +67,19 @@ class ShrinkPerturb(Reset):
     title, source, hyper = "Shrink & Perturb", "Kumar et al. 2023, appendix A.3; Ash and Adams 2020", ShrinkPerturbHyper
 
     def apply(self, saved, step):
+        if self.stack.fast and not any(layer.law[p].normal for layer, p, _ in self.parts()): return self.in_a_loop(step)
         noise = self.stack.network.draw("perturb", self.stack.seeds, step).to(self.stack.theta)
         self.stack.theta.mul_(1 - self.values["shrink"]).add_(noise.mul_(self.values["noise"]))
+
+    def parts(self): return [(self.stack.network.layers[i], p, where) for i, p, where in self.stack.network.slots.values()]
+
+    def in_a_loop(self, step):
+        "The same in one pass over memory."
+        from l2init import kernels # here, since Numba takes a while to import
+        theta, seeds = self.stack.theta.numpy(), self.stack.seeds
+        for name, (layer, p, where) in zip(self.stack.network.slots, self.parts()):
+            law, keys = layer.law[p], key(seeds, f"perturb {name}", step).numpy().view("uint64")
+            kernels.perturb(theta, where.start, where.stop, keys, np.float32(law.center), np.float32(law.scale), self.values["shrink"].numpy(), self.values["noise"].numpy())
 
 # %% ../nbs/04_resets.ipynb #de2fcc9a
 def _rows(view, units): # the indices of `units` [K, n] in `view`, [K, n, …]
@@ -91,6 +105,7 @@ def renew(stack:Stack,
           moments:bool=True, # does the optimizer forget, too?
          )->None:
     "Renew the chosen units: incoming weights new, biases and outgoing weights 0, the optimizer's memory of them 0."
+    if stack.theta.device.type == "cpu" and not any(active.any() for _, _, active in chosen): return # mostly; on a GPU it would cost more to know
     params, moments = stack.params, stack.moments if moments else []
     for number, (h, units, active) in enumerate(chosen):
         w = incoming(params, h)

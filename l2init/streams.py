@@ -145,12 +145,14 @@ def batches(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, B, C, H, W], y 
 def _blocks(self:Task):
     "The examples of up to 16 batches at a time, as bytes."
     (x, y), s, left = self.examples, self.stream, self.stream.steps
-    row = torch.arange(len(self.seeds), device=self.seeds.device)[:, None]
+    S, N = y.shape
+    x, y, first = x.flatten(0, 1), y.flatten(), N * torch.arange(S, device=y.device)[:, None]
     for p in count():
-        order = permutation(key(self.seeds, "order", self.index, p), x.shape[1])[:, :s.shown(x.shape[1])]
+        order = permutation(key(self.seeds, "order", self.index, p), N)[:, :s.shown(N)]
         for o in order.split(16 * s.batch_size, 1):
             o = o[:, :left * s.batch_size]
-            yield x[row, o], y[row, o]
+            rows = (first + o).flatten() # whole examples are copied faster by one index than by two
+            yield x.index_select(0, rows).unflatten(0, o.shape), y.index_select(0, rows).view(o.shape)
             left -= -(-o.shape[1] // s.batch_size)
             if not left: return
 

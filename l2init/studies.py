@@ -65,7 +65,6 @@ class Study(Options):
     networks: list[Named] = [] # name and options of each; none: the one of each stream's experiment notebook
     probes: dict = {} # as in `l2init.cohorts.Probes`
     protocol: Literal["paper", "code"] = "paper" # code: where nothing else is said, options have the values of the authors' code
-    compile: bool = False # fuse the update with torch.compile: faster steps, some seconds more at the start
     report: str|None = None # the notebook in nbs/reports that draws the study
 
     @model_validator(mode="after")
@@ -220,7 +219,7 @@ def described(study:Study, notebook:Path, s:Named, n:Named|None, m:Named, o:Name
     only_known(f"option of network {net['name']}", [k for k in net if k != "name"], networks[net["name"]].model_fields)
     stream_code, hyper_code, net_code, probes_code = ({}, {}, {}, {}) if study.protocol == "paper" else in_code(s.name, m.name, net["name"])
     return {**stream_code, **s.options, **o.options, "method": m.name, "hyper": {**hyper_code, **m.options}, "optimizer": o.name,
-            "network": {**net_code, **net}, "probes": {**probes_code, **study.probes}, "compile": study.compile}
+            "network": {**net_code, **net}, "probes": {**probes_code, **study.probes}}
 
 def in_code(stream:str, method:str, network:str)->tuple[dict, dict, dict, dict]:
     "The options of a stream, the hyper-parameters of a method (a list each), the options of a network and those of the probes that are the authors' code's."
@@ -259,7 +258,7 @@ def pending(planned:list[Run])->int:
 def seconds_per_step(run:Run, # planned with its data
                      seconds:float=.5, # how long to measure
                     )->float:
-    "How long a step of all learners of `run` takes on this machine, on one core and without compilation."
+    "How long a step of all learners of `run` takes on this machine, on one core."
     p, made = run.params, stream_of(run.notebook, run.params, run.root)
     net = {n: v for n, v in p["network"].items() if n != "name"}
     cohort = Cohort(grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"]), made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
@@ -361,7 +360,7 @@ def _in_process(run, processes):
 def execute_from_stdin()->None:
     "Execute the run that standard input describes."
     f = json.load(sys.stdin)
-    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], f["root"]))
+    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], root=f["root"]))
 
 # %% ../nbs/08_studies.ipynb #2def9cc3
 def check_writable(folder:Path)->None:

@@ -18,6 +18,6 @@ def test_a_gpu_learns_what_a_cpu_learns(method):
 
 def test_compiled_update_on_a_gpu():
     s = stream("random_label_mnist", dataset="mnist5k", tasks=1, examples=64, passes=5)
-    eager, compiled = (Cohort(grid("l2_init", [0, 1], [1e-3], strength=[.1]), (1, 28, 28), 10, "l2_init", device="cuda", compile=c) for c in (False, True))
+    eager, compiled = (Cohort(grid("l2_init", [0, 1], [1e-3], strength=[.1]), (1, 28, 28), 10, "l2_init", device="cuda", fast=c) for c in (False, True))
     for cohort in (eager, compiled): train(cohort, s, progress=False)
     assert torch.allclose(eager.theta, compiled.theta, atol=1e-4)

@@ -1,0 +1,55 @@
+"""The fast form of a step against the readable one, for every method, network and optimizer."""
+import pytest
+import torch
+from conftest import hyper_of
+
+from l2init import cohorts
+from l2init.cohorts import Cohort, grid, methods, train
+from l2init.core import InputError
+from l2init.streams import stream
+
+
+def trained(method, fast, network="mlp", optimizer="adam", dtype=torch.float64, **options):
+    "The weights of four learners after 200 steps."
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=80, passes=20)
+    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method)), (1, 28, 28), 10, method, optimizer, network, dtype=dtype, fast=fast, **options)
+    metrics = train(cohort, s, progress=False)
+    return cohort.theta, metrics
+
+
+@pytest.mark.parametrize("method", methods)
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_fast_equals_readable(method, optimizer):
+    (fast, seen), (readable, expected) = (trained(method, f, optimizer=optimizer, hidden=[20]) for f in (True, False))
+    assert torch.allclose(fast, readable, atol=1e-8)
+    assert (seen.online_accuracy == expected.online_accuracy).all()
+
+
+@pytest.mark.parametrize("method", ["l2_init", "shrink_perturb", "redo", "continual_backprop"])
+def test_fast_equals_readable_with_convolutions(method):
+    "Without layer norm: over the black margins of digits it makes exact ties of max-pooling, which a last digit decides."
+    small = dict(network="cnn", channels=[3], kernels=[5], hidden=[12])
+    assert torch.allclose(trained(method, True, **small)[0], trained(method, False, **small)[0], atol=1e-8)
+
+
+def test_single_precision_stays_close():
+    "Rounding alone differs, and 200 steps of SGD do not blow it up."
+    (fast, _), (readable, _) = (trained("l2_init", f, optimizer="sgd", dtype=torch.float32, hidden=[20]) for f in (True, False))
+    assert torch.allclose(fast, readable, atol=1e-5)
+
+
+def test_the_penalty_leaves_layer_norm_alone():
+    assert torch.allclose(*(trained("l2_init", f, hidden=[20], layer_norm=True)[0] for f in (True, False)), atol=1e-8)
+
+
+def test_labels_without_an_output_are_refused():
+    cohort = Cohort(grid("plain", [0], [1e-3]), (1, 28, 28), 5, "plain")
+    with pytest.raises(InputError, match="there are 5 outputs"): cohort.step(torch.zeros(1, 2, 1, 28, 28), torch.tensor([[0, 7]]))
+
+
+def test_without_a_compiler_a_warning_says_so(monkeypatch):
+    def broken(*args, **kwargs): raise RuntimeError("no C++ compiler")
+    monkeypatch.setattr(torch, "compile", broken)
+    cohorts.can_compile.cache_clear()
+    with pytest.warns(UserWarning, match="torch.compile does not work here.*no C\\+\\+ compiler"): assert not cohorts.can_compile()
+    cohorts.can_compile.cache_clear()
