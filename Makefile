@@ -39,7 +39,8 @@ reports: install ## execute the reports on the tables in results/, and draw the 
 	@$(EXECUTE) nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
-bench: install ## measure lock-step training against a plain loop
+bench: install ## measure lock-step training against plain loops and JAX
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,bench]"
 	@$(BIN)/python benchmarks/throughput.py
 
 docs: install ## render the site into _docs (needs Quarto)

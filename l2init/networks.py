@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Units', 'networks', 'Law', 'Layer', 'Flatten', 'Linear', 'ReLU', 'ConcatenatedReLU', 'CReLU', 'LayerNorm', 'Conv2d',
-           'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'Network', 'HiddenLayer', 'incoming', 'outgoing',
-           'Architecture', 'scaled', 'initial_law', 'MLP', 'CNN', 'network']
+           'channels_last', 'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'Network', 'HiddenLayer', 'incoming',
+           'outgoing', 'Architecture', 'scaled', 'initial_law', 'MLP', 'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -150,6 +150,10 @@ class Conv2d(Layer):
     def module(self): return nn.Conv2d(self.shapes["weight"][1], self.shapes["weight"][0], self.size)
 
 # %% ../nbs/02_networks.ipynb #b0b773c1
+def channels_last(x:Tensor)->Tensor: # [K, B, C, H, W] -> [B, H, W, K, C], contiguous: as grouped convolutions on a CPU have it anyway
+    "Images with the channels of all learners side by side."
+    return x.permute(1, 3, 4, 0, 2).contiguous()
+
 class MaxPool2d(Layer):
     "The maximum of each `size` × `size` window; windows do not overlap, and what does not fill one is left out."
     kind = "pool"
@@ -157,11 +161,12 @@ class MaxPool2d(Layer):
     def places(self, x): # the same place in all windows, place by place
         h, w = (s // self.size * self.size for s in x.shape[-2:])
         return [x[..., i:h:self.size, j:w:self.size] for i in range(self.size) for j in range(self.size)]
-    def forward(self, p, x):
+    def forward(self, p, x): return self.forward_in_a_loop(x) if x.device.type == "cpu" else self.forward_of_tensors(x)
+    def backward(self, p, g, saved, dy, need_dx=True): return self.backward_in_a_loop(*saved, dy) if dy.device.type == "cpu" else self.backward_of_tensors(*saved, dy)
+    def forward_of_tensors(self, x):
         y = reduce(torch.maximum, self.places(x))
         return y, (x, y)
-    def backward(self, p, g, saved, dy, need_dx=True):
-        x, y = saved
+    def backward_of_tensors(self, x, y, dy):
         covered = all(s % self.size == 0 for s in x.shape[-2:])
         dx = torch.empty_like(x) if covered else torch.zeros_like(x)
         free, zero = torch.ones_like(y, dtype=torch.bool), dy.new_zeros(()) # the first of equals takes it, as in PyTorch
@@ -170,6 +175,20 @@ class MaxPool2d(Layer):
             torch.where(hit, dy, zero, out=d)
             free.logical_xor_(hit)
         return dx
+    def forward_in_a_loop(self, x): # the same on a CPU, with a tenth of the passes over memory
+        from l2init import kernels # here, since Numba takes a while to import
+        x = channels_last(x)
+        N, H, W, *channels = x.shape
+        y = x.new_empty(N, H // self.size, W // self.size, *channels)
+        which = torch.empty_like(y, dtype=torch.uint8)
+        kernels.max_pool(x.flatten(3).numpy(), self.size, y.flatten(3).numpy(), which.flatten(3).numpy())
+        return y.permute(3, 0, 4, 1, 2), (x.shape, which)
+    def backward_in_a_loop(self, shape, which, dy):
+        from l2init import kernels
+        covered = all(s % self.size == 0 for s in shape[1:3])
+        dx = dy.new_empty(shape) if covered else dy.new_zeros(shape)
+        kernels.max_pool_backward(which.flatten(3).numpy(), self.size, channels_last(dy).flatten(3).numpy(), dx.flatten(3).numpy())
+        return dx.permute(3, 0, 4, 1, 2)
     def module(self): return nn.MaxPool2d(self.size)
 
 # %% ../nbs/02_networks.ipynb #dfdf92c4

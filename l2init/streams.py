@@ -127,6 +127,13 @@ class Task:
         s = self.stream
         return _on_device(s.dataset, s.root, self.seeds.device, s.scaling).scale(images) # not `data`, whose checks would be work in every block
 
+    def part(self, seeds:Tensor)->"Task":
+        "The same task for some of its seeds. What examples have been made are not made anew."
+        rows = (self.seeds == seeds[:, None]).int().argmax(1)
+        task = Task(self.stream, self.index, self.seeds[rows])
+        if "examples" in self.__dict__: task.__dict__["examples"] = tuple(t[rows] for t in self.examples)
+        return task
+
     @property
     def majority_share(self)->Tensor: # [S]
         "The share of the most frequent label: the accuracy of a learner that only knows how frequent labels are."

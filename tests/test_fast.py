@@ -53,3 +53,16 @@ def test_without_a_compiler_a_warning_says_so(monkeypatch):
     cohorts.can_compile.cache_clear()
     with pytest.warns(UserWarning, match="torch.compile does not work here.*no C\\+\\+ compiler"): assert not cohorts.can_compile()
     cohorts.can_compile.cache_clear()
+
+
+@pytest.mark.parametrize("method", methods)
+def test_in_parts_as_a_whole(method):
+    "A cohort that learns in parts, whose seeds overlap, ends where the undivided one ends, and knows it."
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=80, passes=8)
+    whole, divided = (Cohort(grid(method, [3, 1, 2], [1e-2, 1e-3], **hyper_of(method)), (1, 28, 28), 10, method, hidden=[20], dtype=torch.float64) for _ in range(2))
+    whole.parts, divided.parts = [], divided.split(4)
+    assert len(divided.parts) > 1 and sum(len(p) for p in divided.parts) == len(divided) and not whole.parts
+    a, b = (train(c, s, progress=False) for c in (whole, divided))
+    assert torch.allclose(whole.theta, divided.theta, atol=1e-8) and whole.steps == divided.steps == 80
+    assert (a.online_accuracy == b.online_accuracy).all() and (a.seed == b.seed).all()
+    for name, tensor in divided.tensors().items(): assert torch.allclose(tensor, whole.tensors()[name], atol=1e-8), name
