@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .core import Options, Registry, checked
+from .networks import in_a_loop
 
 # %% ../nbs/05_optimizers.ipynb #2cc7fef0
 optimizers = Registry("optimizer")
@@ -34,9 +35,16 @@ class Optimizer(Options):
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
         "One step, in place."
         raise NotImplementedError
+    def loop(self, state:dict)->tuple|None:
+        "The one of `l2init.kernels` that is the same step on a CPU, by name, and the numbers that it ends with; None if there is none."
+        return None
     def fast_update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor, anchor:Tensor, strength:Tensor)->None: # anchor [K, P] or [K, 1]; strength [K, 1]
-        "`update` with the gradient strength · (theta - anchor) added to `grad`; in one pass over memory, if a subclass knows how."
-        self.update(theta, grad + strength * (theta - anchor), state, lr)
+        "`update` with the gradient strength · (theta - anchor) added to `grad`; in one pass over memory, if there is a `loop`."
+        if not self.loop(state): return self.update(theta, grad + strength * (theta - anchor), state, lr)
+        self.run_loop("", (), theta, grad, state, lr, anchor, strength)
+    def run_loop(self, prefix:str, before:tuple, theta, grad, state, lr, anchor, strength): # prefix of the loop's name, and what it wants before theta
+        name, *numbers = self.loop(state)
+        in_a_loop(prefix + name, *before, theta, grad, *state.values(), anchor, strength, lr, *numbers)
 
 @optimizers.register("sgd")
 class SGD(Optimizer):
@@ -47,9 +55,7 @@ class SGD(Optimizer):
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
         "One step, in place."
         theta.sub_(lr * grad)
-    def fast_update(self, theta, grad, state, lr, anchor, strength):
-        from l2init import kernels # here, since Numba takes a while to import
-        kernels.sgd(*(t.numpy() for t in (theta, grad, anchor, strength, lr)))
+    def loop(self, state): return "sgd",
 
 # %% ../nbs/05_optimizers.ipynb #1c3d2284
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -79,8 +85,7 @@ class Adam(Optimizer):
         if self.correction == "both": theta.sub_((m * (lr / m1)).div_((v / v1).sqrt_().add_(self.eps)))
         else: theta.sub_((m * (lr * v1)).div_(v.sqrt().add_(self.eps)))
 
-    def fast_update(self, theta, grad, state, lr, anchor, strength):
-        from l2init import kernels
-        step = kernels.adam if state["m1"].shape[1] == 1 else kernels.adam_each
-        tensors = [t.numpy() for t in (theta, grad, *state.values(), anchor, strength, lr)]
-        step(*tensors, *(tensors[0].dtype.type(x) for x in (self.beta1, self.beta2, self.eps)), self.correction == "lost")
+    def loop(self, state):
+        each = state["m1"].shape[1] == state["m"].shape[1]
+        number = state["m"].numpy().dtype.type
+        return "adam_each" if each else "adam", number(self.beta1), number(self.beta2), number(self.eps), self.correction == "lost"

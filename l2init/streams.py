@@ -145,12 +145,11 @@ class Task:
 @patch
 def batches(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, B, C, H, W], y [S, B]
     "The batches of the task, one a step: pass after pass, each in an order of its own."
-    for block_x, block_y in self._blocks():
-        yield from zip(self.scale(block_x).split(self.stream.batch_size, 1), block_y.split(self.stream.batch_size, 1))
+    for x, y in self.blocks(): yield from zip(x.split(self.stream.batch_size, 1), y.split(self.stream.batch_size, 1))
 
 @patch
-def _blocks(self:Task):
-    "The examples of up to 16 batches at a time, as bytes."
+def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [S, N]
+    "The same, up to 16 batches at a time."
     (x, y), s, left = self.examples, self.stream, self.stream.steps
     S, N = y.shape
     x, y, first = x.flatten(0, 1), y.flatten(), N * torch.arange(S, device=y.device)[:, None]
@@ -159,7 +158,7 @@ def _blocks(self:Task):
         for o in order.split(16 * s.batch_size, 1):
             o = o[:, :left * s.batch_size]
             rows = (first + o).flatten() # whole examples are copied faster by one index than by two
-            yield x.index_select(0, rows).unflatten(0, o.shape), y.index_select(0, rows).view(o.shape)
+            yield self.scale(x.index_select(0, rows).unflatten(0, o.shape)), y.index_select(0, rows).view(o.shape)
             left -= -(-o.shape[1] // s.batch_size)
             if not left: return
 
@@ -208,7 +207,7 @@ class PermutedMNIST(Stream):
 @patch
 def train_examples(self:PermutedMNIST, index, seeds):
     data, subset = self.data(seeds.device), self.subset(seeds, index if self.fresh_subset else 0)
-    return self._permuted(data.images[subset], index, seeds), data.labels[subset]
+    return self._permuted(data.images.index_select(0, subset.flatten()).unflatten(0, subset.shape), index, seeds), data.labels[subset]
 
 @patch
 def test_examples(self:PermutedMNIST, index, seeds):
