@@ -195,20 +195,37 @@ def step(self:Cohort,
          y:Tensor, # int64, [S, B]
         )->tuple[Tensor, Tensor]: # loss [K] and accuracy [K] on the batch, before learning from it
     "Predict, then learn."
-    loss, accuracy, saved = self.learn_as_perceptrons(x, y, y.shape[1]) if self.widths else self.learn_by_layers(x, y)
-    self.steps += 1
-    if self.reset: self.reset.apply(saved, self.steps)
-    return loss.view(-1), accuracy.view(-1)
+    loss, accuracy = self.learn_batches(x, y, y.shape[1])
+    return loss.squeeze(1), accuracy.squeeze(1)
+
+@patch
+def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # examples of some batches, and the batches' size; loss and accuracy [K, batches]
+    "Step through batches, as many at once as there is nothing to be done between."
+    seen, start = [], 0
+    while start < y.shape[1]:
+        some = slice(start, start + batch * self.at_once())
+        *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch) if self.widths else self.learn_by_layers(x[:, some], y[:, some])
+        self.steps += values[0].shape[1]
+        if self.reset: self.reset.apply(saved, self.steps)
+        seen.append(values)
+        start = some.stop
+    return tuple(torch.cat(v, 1) for v in zip(*seen))
+
+@patch
+def at_once(self:Cohort)->int:
+    "How many steps can be taken before something is to be done between two of them."
+    if not self.widths or (self.penalty and self.penalty.anchor == "resampled"): return 1
+    return self.reset.idle(self.steps) if self.reset else 2**31
 
 @patch
 def learn_by_layers(self:Cohort, x, y):
-    "Loss and accuracy on the batch, and what each layer saved, after learning from it."
+    "Loss and accuracy on a batch, [K, 1], and what each layer saved, after learning from it."
     logits, saved = self.network.forward(self.params, self.per_learner(x))
     loss, accuracy, dy = self.cross_entropy(logits, self.per_learner(y))
     self.network.backward(self.params, self.grads, saved, dy)
     if self.consolidation: self.consolidation.add_gradient(self.theta, self.grad)
     self.update(self.optimizer, self.penalty, self.theta, self.grad, self.anchor(), self.mask, self.penalty_hyper, self.state, self.lr)
-    return loss, accuracy, saved
+    return loss[:, None], accuracy[:, None], saved
 
 @patch
 def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches that x and y are
@@ -232,21 +249,12 @@ def learn(self:Cohort, task:Task)->dict[str, Tensor]: # name -> [K], on the devi
     loss = torch.zeros(len(self), device=self.theta.device)
     accuracy = torch.zeros_like(loss)
     for x, y in task.blocks():
-        l, a = self.learn_block(x, y, task.stream.batch_size)
+        l, a = self.learn_batches(x, y, task.stream.batch_size)
         loss += l.sum(1); accuracy += a.sum(1)
     n = task.stream.steps
     diverged = ~(loss.isfinite() & self.theta.isfinite().all(1))
     return dict(online_accuracy=accuracy / n, online_loss=loss / n, diverged=diverged)
 
-@patch
-def learn_block(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # loss and accuracy, [K, batches]
-    "Step through batches; all in one loop, if nothing is to be done between steps."
-    if self.widths and not self.reset and not (self.penalty and self.penalty.anchor == "resampled"):
-        loss, accuracy, _ = self.learn_as_perceptrons(x, y, batch)
-        self.steps += loss.shape[1]
-        return loss, accuracy
-    steps = [self.step(*b) for b in zip(x.split(batch, 1), y.split(batch, 1))]
-    return tuple(torch.stack(values, 1) for values in zip(*steps))
 
 @patch
 def fisher(self:Cohort, task:Task)->Tensor: # [K, P]

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor
 
 from .core import Options, Registry, key, uniform
-from .networks import HiddenLayer, Network, incoming, initial_law, outgoing
+from .networks import HiddenLayer, Network, in_a_loop, incoming, initial_law, outgoing
 
 # %% ../nbs/04_resets.ipynb #ca0134d0
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,10 @@ class Reset:
         "Renew what is to be renewed after a step."
         raise NotImplementedError
 
+    def idle(self, step:int)->int: # steps done
+        "How many steps more until there may be something to renew, at least 1."
+        return 1
+
     def between_tasks(self, saved:list, step:int)->None: # what `Network.forward` saved of the next task's test examples; steps done
         "Called at the end of a task if `looks_ahead`."
 
@@ -67,19 +70,18 @@ class ShrinkPerturb(Reset):
     title, source, hyper = "Shrink & Perturb", "Kumar et al. 2023, appendix A.3; Ash and Adams 2020", ShrinkPerturbHyper
 
     def apply(self, saved, step):
-        if self.stack.fast and not any(layer.law[p].normal for layer, p, _ in self.parts()): return self.in_a_loop(step)
+        if self.slots: return in_a_loop("perturb", self.stack.theta, *self.slots, step, self.values["shrink"], self.values["noise"])
         noise = self.stack.network.draw("perturb", self.stack.seeds, step).to(self.stack.theta)
         self.stack.theta.mul_(1 - self.values["shrink"]).add_(noise.mul_(self.values["noise"]))
 
-    def parts(self): return [(self.stack.network.layers[i], p, where) for i, p, where in self.stack.network.slots.values()]
-
-    def in_a_loop(self, step):
-        "The same in one pass over memory."
-        from l2init import kernels # here, since Numba takes a while to import
-        theta, seeds = self.stack.theta.numpy(), self.stack.seeds
-        for name, (layer, p, where) in zip(self.stack.network.slots, self.parts()):
-            law, keys = layer.law[p], key(seeds, f"perturb {name}", step).numpy().view("uint64")
-            kernels.perturb(theta, where.start, where.stop, keys, np.float32(law.center), np.float32(law.scale), self.values["shrink"].numpy(), self.values["noise"].numpy())
+    @cached_property
+    def slots(self)->tuple[Tensor, Tensor, Tensor]|None:
+        "For a loop that does the same in one pass: where each parameter ends, the law's center and scale [parameters, 2] and the keys [parameters, K], all but the step; None where it can't be taken."
+        network = self.stack.network
+        laws = [network.layers[i].law[p] for i, p, _ in network.slots.values()]
+        if not self.stack.fast or any(law.normal for law in laws): return None
+        stops = torch.tensor([where.stop for *_, where in network.slots.values()])
+        return stops, torch.tensor([[law.center, law.scale] for law in laws]), torch.stack([key(self.stack.seeds, f"perturb {name}") for name in network.slots])
 
 # %% ../nbs/04_resets.ipynb #de2fcc9a
 def _rows(view, units): # the indices of `units` [K, n] in `view`, [K, n, …]
@@ -148,6 +150,8 @@ class ReDo(Reset):
         self.weights = stack.theta.clone() if hyper["redraw"] == "theta0" else "init"
         self.looks_ahead = hyper["judged_on"] == "next_test"
 
+    def idle(self, step): return min(int(p - step % p) for p in self.periods)
+
     def apply(self, saved, step):
         if not self.looks_ahead: self.renew_dormant(saved, step)
 
@@ -209,7 +213,11 @@ def apply(self:ContinualBackprop, saved, step):
 @patch
 def _observe(self:ContinualBackprop, i, h, params, saved):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
-    age, weight, mean, utility = (self.state[f"{n} {i}"] for n in ("age", "weight", "mean", "utility"))
+    age, weight, mean, utility = state = [self.state[f"{n} {i}"] for n in ("age", "weight", "mean", "utility")]
+    if self.stack.fast and saved[h.activation].dim() == 3 and params[h.outgoing]["weight"].shape[1] == h.units: # no convolutions
+        seen = torch.empty_like(mean), torch.empty_like(mean)
+        in_a_loop("observe", saved[h.activation], params[h.incoming]["weight"], params[h.outgoing]["weight"], *state, self.values["decay"], self.values["utility"] == "adaptable", *seen)
+        return seen
     a, gain, w_out = unit_activations(saved, h), 1 - self.values["decay"], outgoing(params, h).abs().flatten(2)
     age += 1
     weight.lerp_(torch.ones_like(weight), gain)
