@@ -70,6 +70,7 @@ def turns(s, learner):
     tasks = count()
     def turn():
         task = s.task(next(tasks) % s.tasks, learner.seeds if isinstance(learner, Cohort) else [0])
+        task.examples # made before the clock starts: synthetic images are drawn
         start = time.process_time()
         if isinstance(learner, Cohort): learner.learn(task)
         else:

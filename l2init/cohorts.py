@@ -14,11 +14,12 @@ import time
 import warnings
 from copy import copy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -134,6 +135,15 @@ class Cohort:
 
     def __len__(self): return len(self.learners)
 
+    @property
+    def resamples(self)->bool: return self.penalty is not None and self.penalty.anchor == "resampled"
+
+    @cached_property
+    def arrays(self)->dict:
+        "What a loop wants of the cohort at each step, as arrays that share its memory."
+        at = pull(None if self.resamples else self.penalty, self.theta0, self.penalty_hyper, self.lr)
+        return dict(theta=self.theta.numpy(), grad=self.grad.numpy(), state={n: t.numpy() for n, t in self.state.items()}, lr=self.lr.numpy(), row=self.row.numpy(), pull=[t.numpy() for t in at])
+
 def only(column:pd.Series)->str:
     "The word that all learners of a cohort have as a hyper-parameter."
     if column.nunique() > 1: raise InputError(f"{column.name} = {list(column.unique())}: a cohort can have one value of it only.")
@@ -214,7 +224,7 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
 @patch
 def at_once(self:Cohort)->int:
     "How many steps can be taken before something is to be done between two of them."
-    if not self.widths or (self.penalty and self.penalty.anchor == "resampled"): return 1
+    if not self.widths or self.resamples: return 1
     return self.reset.idle(self.steps) if self.reset else 2**31
 
 @patch
@@ -230,16 +240,16 @@ def learn_by_layers(self:Cohort, x, y):
 @patch
 def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches that x and y are
     "The same in one loop for all of some batches, learner by learner: loss and accuracy [K, batches]. Of what layers saved, there is what the last batch's activations were."
-    (_, *hidden, classes), N = self.widths, y.shape[1]
-    units, B = self.theta.new_empty(len(self), batch * sum(hidden)), (N - 1) % batch + 1 # of the last one
-    loss = self.theta.new_empty(len(self), -(-N // batch))
-    accuracy = torch.empty(loss.shape)
-    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, self.row, torch.tensor(self.widths), units, loss, accuracy
-    with known_labels(y, classes):
-        self.optimizer.run_loop("perceptron_", before, self.theta, self.grad, self.state, self.lr, *pull(self.penalty, self.anchor(), self.penalty_hyper, self.lr))
-    saved = [None] * len(self.network.layers)
-    for i, h in enumerate(units[:, :B * sum(hidden)].split([B * h for h in hidden], 1)): saved[2 + 2 * i] = h.unflatten(1, (B, -1)) # after flatten and linear
-    return loss, accuracy, saved
+    (_, *hidden, classes), N, K, a = self.widths, y.shape[1], len(self.theta), self.arrays
+    units, loss, accuracy = np.empty((K, batch * sum(hidden)), a["theta"].dtype), np.empty((K, -(-N // batch)), a["theta"].dtype), np.empty((K, -(-N // batch)), np.float32)
+    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), units, loss, accuracy
+    at = pull(self.penalty, self.anchor(), self.penalty_hyper, self.lr) if self.resamples else a["pull"]
+    with known_labels(y, classes): self.optimizer.run_loop("perceptron_", before, a["theta"], a["grad"], a["state"], a["lr"], *at)
+    saved, start, B = [None] * len(self.network.layers), 0, (N - 1) % batch + 1 # examples in the last batch
+    for i, h in enumerate(hidden if self.reset else ()):
+        saved[2 + 2 * i] = torch.from_numpy(units[:, start:start + B * h]).view(K, B, h) # after flatten and linear
+        start += B * h
+    return torch.from_numpy(loss), torch.from_numpy(accuracy), saved
 
 @patch
 def learn(self:Cohort, task:Task)->dict[str, Tensor]: # name -> [K], on the device
@@ -286,6 +296,7 @@ def part(self:Cohort, k:slice)->Cohort:
     "Learners `k` as a cohort whose tensors are views of this one's."
     rows = lambda tensors: {n: v if isinstance(v, str) else v[k] for n, v in tensors.items()}
     p = copy(self)
+    p.__dict__.pop("arrays", None)
     p.learners, p.learner_seeds, p.lr, p.theta, p.theta0, p.grad = (v[k] for v in (self.learners, self.learner_seeds, self.lr, self.theta, self.theta0, self.grad))
     p.seeds, p.row = p.learner_seeds.unique(return_inverse=True)
     p.hyper, p.penalty_hyper, p.state, p.parts = rows(self.hyper), rows(self.penalty_hyper), rows(self.state), []

@@ -86,11 +86,12 @@ def adam(theta, grad, m, v, # [K, P], all but grad are changed
          anchor, # [K, P] or [K, 1]
          pull, # [K, 1], λ
          lr, # [K, 1]
-         beta1, beta2, eps, # of the same type as theta
+         beta1, beta2, eps,
          lost, # is the correction of m lost?
         ):
     "Adam, with one correction for each learner."
-    each, one = anchor.shape[1] > 1, theta.dtype.type(1)
+    kind = theta.dtype.type
+    each, one, beta1, beta2, eps = anchor.shape[1] > 1, kind(1), kind(beta1), kind(beta2), kind(eps)
     gain1, gain2 = one - beta1, one - beta2
     for k in range(theta.shape[0]):
         m1[k, 0] = beta1 * m1[k, 0] + gain1
@@ -111,7 +112,8 @@ def adam_each(theta, grad, m, v, # [K, P], all but grad are changed
               anchor, pull, lr, beta1, beta2, eps, lost, # as for `adam`
              ):
     "Adam, with a correction for each weight."
-    each, one = anchor.shape[1] > 1, theta.dtype.type(1)
+    kind = theta.dtype.type
+    each, one, beta1, beta2, eps = anchor.shape[1] > 1, kind(1), kind(beta1), kind(beta2), kind(eps)
     gain1, gain2 = one - beta1, one - beta2
     for k in range(theta.shape[0]):
         rate, strength, a = lr[k, 0], pull[k, 0], anchor[k, 0]
@@ -123,7 +125,7 @@ def adam_each(theta, grad, m, v, # [K, P], all but grad are changed
             ones1, ones2 = beta1 * m1[k, p] + gain1, beta2 * v1[k, p] + gain2
             m[k, p], v[k, p], m1[k, p], v1[k, p] = mean, square, ones1, ones2
             if lost: theta[k, p] = t - rate * ones2 * mean / (np.sqrt(square) + eps)
-            else: theta[k, p] = t - rate / ones1 * mean / (np.sqrt(square / ones2) + eps)
+            else: theta[k, p] = t - rate * mean * ones2 / (ones1 * (np.sqrt(square * ones2) + eps * ones2)) # a single division: it is slow
 
 # %% ../nbs/00_kernels.ipynb #3e8ce790
 @loop
@@ -418,31 +420,34 @@ def perceptron_adam_each(x, y, batch, row, widths, units, loss, accuracy, theta,
 # %% ../nbs/00_kernels.ipynb #b2d098b5
 @loop
 def max_pool(x, # [N, H, W, C]
-             size, # of a window
-             y, # [N, H // size, W // size, C], written
+             y, # [N, H // 2, W // 2, C], written
              which, # uint8, like y, written: the first place of the largest in its window, or of a NaN
             ):
-    "The maximum of each window; windows do not overlap."
+    "The maximum of each window of 2 × 2; windows do not overlap."
     for n in range(y.shape[0]):
         for i in range(y.shape[1]):
             for j in range(y.shape[2]):
                 best, place = y[n, i, j], which[n, i, j]
-                for p in range(size * size):
-                    row = x[n, i * size + p // size, j * size + p % size]
-                    for c in range(row.shape[0]):
-                        larger = p == 0 or row[c] > best[c] or (row[c] != row[c] and best[c] == best[c])
-                        best[c] = row[c] if larger else best[c]
-                        place[c] = p if larger else place[c]
+                x0, x1, x2, x3 = x[n, 2 * i, 2 * j], x[n, 2 * i, 2 * j + 1], x[n, 2 * i + 1, 2 * j], x[n, 2 * i + 1, 2 * j + 1]
+                for c in range(best.shape[0]):
+                    b, p = x0[c], np.uint8(0)
+                    if x1[c] > b or (x1[c] != x1[c] and b == b): b, p = x1[c], np.uint8(1)
+                    if x2[c] > b or (x2[c] != x2[c] and b == b): b, p = x2[c], np.uint8(2)
+                    if x3[c] > b or (x3[c] != x3[c] and b == b): b, p = x3[c], np.uint8(3)
+                    best[c], place[c] = b, p
 
 @loop
-def max_pool_backward(which, size, dy, # as in `max_pool`
+def max_pool_backward(which, dy, # as in `max_pool`
                       dx, # [N, H, W, C], zeros where no window is; written
                      ):
     "The gradient goes to the place that was the largest."
+    C = dy.shape[3]
     for n in range(dy.shape[0]):
         for i in range(dy.shape[1]):
+            upper, lower = dx[n, 2 * i].reshape(-1), dx[n, 2 * i + 1].reshape(-1)
             for j in range(dy.shape[2]):
-                place, d = which[n, i, j], dy[n, i, j]
-                for p in range(size * size):
-                    row = dx[n, i * size + p // size, j * size + p % size]
-                    for c in range(row.shape[0]): row[c] = d[c] if place[c] == p else 0
+                place, d, left, right = which[n, i, j], dy[n, i, j], 2 * j * C, (2 * j + 1) * C
+                for c in range(C): upper[left + c] = d[c] if place[c] == 0 else 0 # one loop each: the compiler makes vectors of these
+                for c in range(C): upper[right + c] = d[c] if place[c] == 1 else 0
+                for c in range(C): lower[left + c] = d[c] if place[c] == 2 else 0
+                for c in range(C): lower[right + c] = d[c] if place[c] == 3 else 0

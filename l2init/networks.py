@@ -181,12 +181,11 @@ class Conv2d(Layer):
 
 # %% ../nbs/02_networks.ipynb #b0b773c1
 class MaxPool2d(Layer):
-    "The maximum of each `size` × `size` window; windows do not overlap, and what does not fill one is left out."
+    "The maximum of each 2 × 2 window; windows do not overlap, and what does not fill one is left out."
     kind = "pool"
-    def __init__(self, size:int=2): self.size = size
     def places(self, x): # the same place in all windows, place by place
-        h, w = (s // self.size * self.size for s in x.shape[-2:])
-        return [x[..., i:h:self.size, j:w:self.size] for i in range(self.size) for j in range(self.size)]
+        h, w = (s // 2 * 2 for s in x.shape[-2:])
+        return [x[..., i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
     def forward(self, p, x):
         if self.in_loops: return self.forward_in_a_loop(x)
         y = reduce(torch.maximum, self.places(x))
@@ -194,8 +193,7 @@ class MaxPool2d(Layer):
     def backward(self, p, g, saved, dy, need_dx=True):
         if self.in_loops: return self.backward_in_a_loop(*saved, dy)
         x, y = saved
-        covered = all(s % self.size == 0 for s in x.shape[-2:])
-        dx = torch.empty_like(x) if covered else torch.zeros_like(x)
+        dx = torch.zeros_like(x) if any(s % 2 for s in x.shape[-2:]) else torch.empty_like(x)
         free, zero = torch.ones_like(y, dtype=torch.bool), dy.new_zeros(()) # the first of equals takes it, as in PyTorch
         for place, d in zip(self.places(x), self.places(dx)):
             hit = (place == y).logical_and_(free)
@@ -205,16 +203,15 @@ class MaxPool2d(Layer):
     def forward_in_a_loop(self, x): # the same on a CPU, with a tenth of the passes over memory
         x = channels_last(x)
         K, B, H, W, C = x.shape
-        y = x.new_empty(K, B, H // self.size, W // self.size, C)
+        y = x.new_empty(K, B, H // 2, W // 2, C)
         which = torch.empty_like(y, dtype=torch.uint8)
-        in_a_loop("max_pool", x.flatten(0, 1), self.size, y.flatten(0, 1), which.flatten(0, 1))
+        in_a_loop("max_pool", x.flatten(0, 1), y.flatten(0, 1), which.flatten(0, 1))
         return channels_first(y), (x.shape, which)
     def backward_in_a_loop(self, shape, which, dy):
-        covered = all(s % self.size == 0 for s in shape[2:4])
-        dx = dy.new_empty(shape) if covered else dy.new_zeros(shape)
-        in_a_loop("max_pool_backward", which.flatten(0, 1), self.size, channels_last(dy).flatten(0, 1), dx.flatten(0, 1))
+        dx = dy.new_zeros(shape) if any(s % 2 for s in shape[2:4]) else dy.new_empty(shape)
+        in_a_loop("max_pool_backward", which.flatten(0, 1), channels_last(dy).flatten(0, 1), dx.flatten(0, 1))
         return channels_first(dx)
-    def module(self): return nn.MaxPool2d(self.size)
+    def module(self): return nn.MaxPool2d(2)
 
 # %% ../nbs/02_networks.ipynb #dfdf92c4
 def cross_entropy(logits:Tensor, # [K, B, classes]

@@ -87,5 +87,4 @@ class Adam(Optimizer):
 
     def loop(self, state):
         each = state["m1"].shape[1] == state["m"].shape[1]
-        number = state["m"].numpy().dtype.type
-        return "adam_each" if each else "adam", number(self.beta1), number(self.beta2), number(self.eps), self.correction == "lost"
+        return "adam_each" if each else "adam", self.beta1, self.beta2, self.eps, self.correction == "lost"

@@ -94,9 +94,14 @@ def take(view:Tensor, units:Tensor)->Tensor: # [K, units, …], int64 [K, n] -> 
 def put(view:Tensor, # [K, units, …], changed in place
         units:Tensor, # int64, [K, n], no unit twice
         active:Tensor, # bool, [K, n]
-        value:Tensor|float, # broadcasts with [K, n, …]
+        value:Tensor|float, # [K, n, …]
        )->None:
     "Write `value` to those of `units` that are active."
+    if view.device.type != "cpu": return _put_unseen(view, units, active, value) # it would have to be waited for, to know how many they are
+    k, j = active.nonzero(as_tuple=True)
+    view[k, units[k, j]] = value[k, j] if isinstance(value, Tensor) else value
+
+def _put_unseen(view, units, active, value): # writes all of `units`, those that are not active as they were
     rows = _rows(view, units)
     view.scatter_(1, rows, torch.where(active.view(*active.shape, *(1,) * (view.dim() - 2)), value, view.gather(1, rows)))
 
@@ -243,8 +248,7 @@ def _how_many(self:ContinualBackprop, i, eligible, step):
 @patch
 def _transfer(self:ContinualBackprop, params, h, mean, units, active):
     "Move the mean contribution of units that go into the biases of the next layer."
-    w = outgoing(params, h) # [K, units, out, k, k] of a convolution, [K, units, positions, out] of a linear layer
-    per_target = w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2) # [K, units, out]
-    gone = torch.zeros_like(mean)
-    put(gone, units, active, mean.gather(1, units))
-    params[h.outgoing]["bias"] += torch.einsum("ku,kuo->ko", gone, per_target)
+    w = take(outgoing(params, h), units) # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
+    per_target = w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2) # [K, n, out]
+    gone = torch.where(active, mean.gather(1, units), 0.)
+    params[h.outgoing]["bias"] += torch.einsum("kn,kno->ko", gone, per_target)
