@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import torch
 from plain import ContinualBackprop, PlainLearner, ReDo, ShrinkPerturb
 
 from l2init.cohorts import Cohort, grid
+from l2init.networks import in_a_loop
 from l2init.streams import stream
 
 STRENGTH, RATE = 1e-2, 1e-3
@@ -98,22 +100,32 @@ def against_plain(work, sizes, repetitions):
 
 
 def floor(size, repetitions):
-    "Learner-steps per CPU second if a step of the MLP with Adam and L2 Init were its matrix products and one pass over weights, anchors and moments."
+    "Learner-steps per CPU second if a step of the MLP with Adam and L2 Init were its matrix products, by the library's or by our loops, and one pass over weights, anchors and moments."
     _, c = cohort("MLP, Adam, L2 Init", size)
-    layers = [(p["weight"], g["weight"]) for p, g in zip(c.params, c.grads) if p]
-    inputs, errors = [torch.rand(size, 16, w.shape[1]) for w, _ in layers], [torch.rand(size, 16, w.shape[2]) for w, _ in layers]
-    def products():
-        for i, ((w, g), x, dy) in enumerate(zip(layers, inputs, errors)):
-            torch.bmm(x, w)
-            torch.bmm(x.mT, dy, out=g)
-            if i: torch.bmm(dy, w.mT)
+    layers = [(p, g) for p, g in zip(c.params, c.grads) if p]
+    inputs, errors = [torch.rand(size, 16, p["weight"].shape[1]) for p, _ in layers], [torch.rand(size, 16, p["weight"].shape[2]) for p, _ in layers]
+    def library():
+        for i, ((p, g), x, dy) in enumerate(zip(layers, inputs, errors)):
+            torch.bmm(x, p["weight"])
+            torch.bmm(x.mT, dy, out=g["weight"])
+            if i: torch.bmm(dy, p["weight"].mT)
+    outputs = [(torch.empty_like(dy), torch.empty_like(x) if i else x[:0]) for i, (x, dy) in enumerate(zip(inputs, errors))]
+    def loops():
+        for (p, g), x, dy, (y, dx) in zip(layers, inputs, errors, outputs):
+            in_a_loop("linear", x, p["weight"], p["bias"], y)
+            in_a_loop("linear_backward", x, p["weight"], dy, g["weight"], g["bias"], dx)
     def update(): c.update(c.optimizer, c.penalty, c.theta, c.grad, c.theta0, None, c.penalty_hyper, c.state, c.lr)
     def turn(f, n=100):
         start = time.process_time()
         for _ in range(n): f()
         return time.process_time() - start
-    rates = alternate({f.__name__: (100 * size, partial(turn, f)) for f in (products, update)}, repetitions)
-    return 1 / sum(1 / r for r in rates.values()), rates
+    rates = alternate({f.__name__: (100 * size, partial(turn, f)) for f in (library, loops, update)}, repetitions)
+    return 1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), rates
+
+
+def memory(sizes):
+    "Peak memory in bytes of a process that trains a cohort of each size."
+    return {k: int(subprocess.run([sys.executable, __file__, "--memory", str(k)], capture_output=True, text=True, check=True).stdout) for k in sizes}
 
 
 def whole_machine(size, steps, workers):
@@ -152,10 +164,14 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", help="a part of the names of the works to measure; nothing is written then")
     parser.add_argument("--part", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if args.part: return part(*args.part)
+    if args.memory:
+        turns(*cohort("MLP, Adam, L2 Init", args.memory))()
+        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     out = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(), **{p: version(p) for p in ("l2init", "torch", "numba")}, repetitions=args.repetitions, works={})
     print(f"{'learner-steps per CPU second':32} {'plain loop':>12} {'lock-step':>12} {'learners':>9} {'ratio':>7}")
@@ -171,8 +187,15 @@ def main():
     best = max(len(p) for p in cohort("MLP, Adam, L2 Init", 48)[1].parts)
     least, pieces = floor(best, args.repetitions)
     out["floor"] = dict(rate=least, size=best, **pieces)
+    peaks = memory((48, 192))
+    out["bytes per learner"] = (peaks[192] - peaks[48]) / 144
+    turn = turns(*cohort("MLP, Adam, L2 Init", 48))
+    turn()
+    halves = [sum(turn() for _ in range(n)) for _ in range(args.repetitions) for n in (2, 4)]
+    out["twice the tasks"] = median(b / a for a, b in zip(halves[::2], halves[1::2]))
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
     print(f"floor with {best} learners: {least:.0f} ({', '.join(f'{n} alone {r:.0f}' for n, r in pieces.items())}); reached: {max(out['sizes'].values()) / least:.0%}")
+    print(f"memory: {out['bytes per learner'] / 2**20:.2f} MiB for each learner more; twice the tasks take {out['twice the tasks']:.2f} times as long")
     if find_spec("jax") is None: print("\nJAX is not installed (it is the extra `bench`), so it is not measured, and nothing is written.")
     else:
         workers = os.cpu_count()
