@@ -66,16 +66,49 @@ def bibliography():
     return {k: field(body, "author").split(",")[0] + field(body, "year") for k, body in entries}
 
 
+# The filter on each page, each time in a new process that need not import everything again.
+FORKS = """
+import os, sys, traceback
+from pathlib import Path
+import nbdev.processors, l2init.cli, l2init.plots
+from l2init.site import main
+root, out = Path.cwd(), Path(sys.argv[1])
+for page in sys.argv[2:]:
+    if not (child := os.fork()):
+        sys.stdin, sys.stdout, sys.stderr = open(page, encoding="utf-8"), open(out / page.replace("/", "-"), "w", encoding="utf-8"), open(out / "errors", "a")
+        os.chdir((root / page).parent)
+        try: main()
+        except BaseException: traceback.print_exc()
+        finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="session")
+def filtered(tmp_path_factory):
+    "What the filter makes of a notebook."
+    out = tmp_path_factory.mktemp("pages")
+    subprocess.run([sys.executable, "-c", FORKS, out, *map(str, NOTEBOOKS)], cwd=ROOT, check=True)
+    return lambda notebook: (out / str(notebook).replace("/", "-")).read_text(encoding="utf-8") or pytest.fail((out / "errors").read_text())
+
+
+@pytest.mark.xdist_group("filter")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_every_page_goes_through_the_filter(notebook):
-    text = (ROOT / notebook).read_text(encoding="utf-8")
-    done = subprocess.run([FILTER], input=text, cwd=(ROOT / notebook).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    page = [c for c in json.loads(done.stdout)["cells"] if c["cell_type"] == "code"]
+def test_every_page_goes_through_the_filter(notebook, filtered):
+    page = [c for c in json.loads(filtered(notebook))["cells"] if c["cell_type"] == "code"]
     visible = "\n".join(map(source, page))
     assert "#| export" not in visible and "#| hide" not in visible and "default_exp" not in visible
     assert [options(c)["fig-alt"] for c in page if "fig-alt" in options(c)] == [options(c)["fig-alt"] for c in shown(notebook) if "fig-alt" in options(c)]
     assert not any("text/html" in o.get("data", {}) for c in page for o in c["outputs"]) # for which Quarto has a page load libraries from elsewhere
+
+
+@pytest.mark.xdist_group("filter")
+def test_the_filter_is_the_program_that_quarto_calls(filtered):
+    text = (ROOT / "nbs" / "12_cli.ipynb").read_text(encoding="utf-8")
+    done = subprocess.run([FILTER], input=text, cwd=ROOT / "nbs", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
+    assert without_ids(done.stdout) == without_ids(filtered(Path("nbs/12_cli.ipynb")))
 
 
 def test_every_key_is_known():
