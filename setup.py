@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=["l2init"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench", "recipes", "site")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

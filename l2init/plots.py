@@ -53,6 +53,9 @@ def _ordered(frame):
     panel = frame.stream.map(titles) + " (" + frame[details].apply(named).agg(", ".join, axis=1) + ")"
     return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
+def _legend_columns(names, width): # as many as fit below a figure of `width` inches
+    return max(1, min(4, len(names), int(width / (.06 * max(map(len, names)) + .35))))
+
 def _title(panel, frame, width): # in lines of at most `width` characters, so that neighbours do not touch
     return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}", width).replace("\xa0", " ")
 
@@ -63,7 +66,10 @@ def _curves(frame, panels, metric_of):
     names, markers = list(colors), [MARKERS[i % len(MARKERS)] for i in range(len(colors))]
     with plt.rc_context(STYLE):
         columns, rows = min(2, len(panels)), -(-len(panels) // 2)
-        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 4.2 * columns), .5 + 2.4 * rows), layout="constrained", squeeze=False)
+        width = max(5, 4.2 * columns)
+        legend = _legend_columns(names, width)
+        below = max(0, -(-len(names) // legend) - 2) # rows of a legend that has more than the usual two
+        fig, axes = plt.subplots(rows, columns, figsize=(width, .5 + 2.4 * rows + .18 * below), layout="constrained", squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for i, (ax, panel) in enumerate(zip(axes.flat, panels)):
             part, metric = metric_of(frame, panel)
@@ -73,7 +79,7 @@ def _curves(frame, panels, metric_of):
             ax.xaxis.get_major_locator().set_params(integer=True)
         handles, _ = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].get_legend().remove()
-        fig.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+        fig.legend(handles, names, loc="outside lower center", ncols=legend, frameon=False)
     return fig, axes.flat
 
 def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`

@@ -53,10 +53,10 @@ def hyper_columns(frame:pd.DataFrame)->list[str]:
     return [n for n in names if n in frame]
 
 def run_columns(frame:pd.DataFrame)->list[str]:
-    "The columns of `frame` that describe a run: those before `learner` or, in a summary, before the hyper-parameters."
+    "The columns of `frame` that describe a run: those that every run has, and those before `learner` or, in a summary, before the hyper-parameters."
     columns = list(frame)
     end = columns.index("learner") if "learner" in columns else columns.index(hyper_columns(frame)[0])
-    return [c for c in columns[:end] if c != "run"]
+    return [c for i, c in enumerate(columns) if c in RUN_COLUMNS or (i < end and c != "run")]
 
 def configuration_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that make a configuration."

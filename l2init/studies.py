@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Some', 'TYPES', 'PLACE', 'OUTCOMES', 'Named', 'Study', 'project_root', 'study_name', 'read_study', 'parameters',
-           'Run', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run', 'stream_of', 'choose',
-           'pending', 'seconds_per_step', 'record', 'environment', 'papermill_to', 'execute', 'available_cores',
-           'run_study', 'execute_from_stdin', 'check_writable', 'report']
+           'Run', 'load_plugins', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run',
+           'stream_of', 'choose', 'pending', 'seconds_per_step', 'record', 'environment', 'papermill_to', 'execute',
+           'available_cores', 'run_study', 'execute_from_stdin', 'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,7 @@ class Study(Options):
     probes: dict = {} # as in `l2init.cohorts.Probes`
     protocol: Literal["paper", "code"] = "paper" # code: where nothing else is said, options have the values of the authors' code
     report: str|None = None # the notebook in nbs/reports that draws the study
+    plugins: list[str] = [] # Python files beside the study file that define further methods
 
     @model_validator(mode="after")
     def _apart(self):
@@ -138,13 +140,14 @@ class Run:
     learners: int
     phase: str = "" # "select" or "evaluate", in a study of two phases
     root: str = "" # folder with the data sets; "" for the default
+    plugins: tuple[str, ...] = () # the study's
 
     @cached_property
     def id(self)->str:
-        "Hash of the notebook's code, the package's version and the parameters."
+        "Hash of the notebook's code, the package's version, the parameters and the plugins."
         cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
-        code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-        identity = json.dumps([code, l2init.__version__, self.params], sort_keys=True)
+        code = [re.sub(r"^#\|.*\n", "", "".join(c["source"]), flags=re.M) for c in cells if c["cell_type"] == "code"] # lines that begin so are for the page
+        identity = json.dumps([code, l2init.__version__, self.params, *(Path(p).read_text(encoding="utf-8") for p in self.plugins)], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     @property
@@ -174,6 +177,25 @@ def error(self:Run)->str:
     "The last line of a failed run's traceback."
     return (self.folder / "error.txt").read_text().strip().splitlines()[-1] if self.state == "failed" else ""
 
+# %% ../nbs/08_studies.ipynb #c3b1d0ed
+def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
+    "Import each of `paths` once, here and in all processes that are started from here."
+    paths = tuple(str(Path(p).absolute()) for p in paths)
+    for path in paths:
+        if (name := f"l2init plugin {path}") in sys.modules: continue
+        if not Path(path).is_file(): raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try: spec.loader.exec_module(sys.modules[name])
+        except Exception as e: # whatever is in the file
+            del sys.modules[name]
+            raise InputError(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}") from e
+    known = os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)
+    os.environ["L2INIT_PLUGINS"] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *paths])))
+    return paths
+
+load_plugins(filter(None, os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)))
+
 # %% ../nbs/08_studies.ipynb #ef51dc13
 def report_notebook(study_file:str|Path)->Path|None:
     "The report notebook that the study names, if it names one."
@@ -191,10 +213,11 @@ def plan(study_file:str|Path, # TOML
     study, study_file = read_study(study_file), Path(study_file)
     notebooks, planned = project_root(study_file) / "nbs" / "experiments", {}
     report_notebook(study_file)
+    plugins = load_plugins(study_file.parent / p for p in study.plugins)
     checked(Probes, "probes", study.probes)
     for cell in itertools.product(study.streams, study.networks or [None], study.methods, study.optimizers):
         notebook = notebooks / f"{cell[0].name}.ipynb"
-        make = lambda phase, **more: make_run(study_name(study_file), notebook, {**described(study, notebook, *cell), **more}, Path(runs), data, phase)
+        make = lambda phase, **more: replace(make_run(study_name(study_file), notebook, {**described(study, notebook, *cell), **more}, Path(runs), data, phase), plugins=plugins)
         if not study.select_seeds: found = [make("", seeds=study.seeds)]
         else:
             first = make("select", seeds=study.select_seeds)
@@ -360,7 +383,7 @@ def _in_process(run, processes):
 def execute_from_stdin()->None:
     "Execute the run that standard input describes."
     f = json.load(sys.stdin)
-    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], root=f["root"]))
+    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], root=f["root"], plugins=tuple(f["plugins"])))
 
 # %% ../nbs/08_studies.ipynb #2def9cc3
 def check_writable(folder:Path)->None:

@@ -1,6 +1,8 @@
-"""The site as far as it can be checked without Quarto: the filter on every page, and the pages that `_quarto.yml` names."""
+"""The site as far as it can be checked without Quarto, which ignores a key that it does not know, a page that is not there and a reference that leads nowhere."""
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +10,176 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from test_notebooks import NOTEBOOKS
+from test_notebooks import NOTEBOOKS, cells
 
 FILTER = Path(sys.executable).with_name("l2init_quarto_filter")
+SITE = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+PAGES = {n: cells(n) for n in NOTEBOOKS}
+
+# Every key that the project uses, looked up in Quarto's reference; entries of lists have their list's name.
+KEYS = """project project.type project.output-dir project.render ipynb-filters execute execute.enabled lang bibliography link-citations
+format format.html format.html.theme format.html.theme.light format.html.theme.dark format.html.respect-user-color-scheme format.html.toc format.html.toc-depth format.html.html-math-method
+format.html.code-fold format.html.code-copy format.html.code-overflow format.html.fig-cap-location
+website website.title website.search website.search.location website.search.type website.page-navigation website.navbar website.navbar.left website.navbar.left.href website.navbar.left.text
+website.sidebar website.sidebar.style website.sidebar.collapse-level website.sidebar.contents website.sidebar.contents.section website.sidebar.contents.contents""".split()
+OPTIONS = {"fig-alt", "fig-cap", "label", "echo", "output"} # of cells, for Quarto
 
 
+def source(cell): return "".join(cell["source"])
+
+
+def options(cell):
+    "Quarto's options at the top of a code cell, as it reads them."
+    lines = re.match(r"(?:#\|.*\n?)*", source(cell)).group().splitlines()
+    return yaml.safe_load("\n".join(l[3:] for l in lines if re.match(r"#\| [\w-]+:", l))) or {}
+
+
+def code(page): return [c for c in PAGES[page] if c["cell_type"] == "code"]
+
+
+def shown(page): return [c for c in code(page) if not re.search(r"^#\| *(hide|export|default_exp)\b", source(c), re.M)]
+
+
+def prose(page):
+    "The Markdown of a page, without code and formulas."
+    text = "\n\n".join(source(c) for c in PAGES[page] if c["cell_type"] == "markdown")
+    return re.sub(r"^```.*?^```|^    .*?$|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.S | re.M)
+
+
+def keys(node, path=""):
+    if isinstance(node, list): return {k for n in node for k in keys(n, path)}
+    if not isinstance(node, dict): return set()
+    inside = lambda k: path if (path, k) == ("website.sidebar.contents", "contents") else f"{path}.{k}".lstrip(".") # sections may have sections
+    return {k for name, n in node.items() for k in {f"{path}.{name}".lstrip(".")} | keys(n, inside(name))}
+
+
+def sidebar(entries):
+    for e in entries: yield from sidebar(e["contents"]) if isinstance(e, dict) else [e]
+
+
+def bibliography():
+    "Key -> surname of the first author and year, of every entry."
+    entries = re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", (ROOT / SITE["bibliography"]).read_text(encoding="utf-8"), re.S | re.M)
+    assert len(dict(entries)) == len(entries), "a key is there twice"
+    field = lambda body, name: re.search(rf"^  {name} = \{{(.*)\}},?$", body, re.M).group(1)
+    assert all(field(body, "title") for _, body in entries)
+    return {k: field(body, "author").split(",")[0] + field(body, "year") for k, body in entries}
+
+
+# The filter on each page, each time in a new process that need not import everything again.
+FORKS = """
+import os, sys, traceback
+from pathlib import Path
+import nbdev.processors, l2init.cli, l2init.plots
+from l2init.site import main
+root, out = Path.cwd(), Path(sys.argv[1])
+for page in sys.argv[2:]:
+    if not (child := os.fork()):
+        sys.stdin, sys.stdout, sys.stderr = open(page, encoding="utf-8"), open(out / page.replace("/", "-"), "w", encoding="utf-8"), open(out / "errors", "a")
+        os.chdir((root / page).parent)
+        try: main()
+        except BaseException: traceback.print_exc()
+        finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="session")
+def filtered(tmp_path_factory):
+    "What the filter makes of a notebook."
+    out = tmp_path_factory.mktemp("pages")
+    subprocess.run([sys.executable, "-c", FORKS, out, *map(str, NOTEBOOKS)], cwd=ROOT, check=True)
+    return lambda notebook: (out / str(notebook).replace("/", "-")).read_text(encoding="utf-8") or pytest.fail((out / "errors").read_text())
+
+
+@pytest.mark.xdist_group("filter")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_every_page_goes_through_the_filter(notebook):
-    text = (ROOT / notebook).read_text(encoding="utf-8")
-    done = subprocess.run([FILTER], input=text, cwd=(ROOT / notebook).parent, capture_output=True, text=True)
+def test_every_page_goes_through_the_filter(notebook, filtered):
+    page = [c for c in json.loads(filtered(notebook))["cells"] if c["cell_type"] == "code"]
+    visible = "\n".join(map(source, page))
+    assert "#| export" not in visible and "#| hide" not in visible and "default_exp" not in visible
+    assert [options(c)["fig-alt"] for c in page if "fig-alt" in options(c)] == [options(c)["fig-alt"] for c in shown(notebook) if "fig-alt" in options(c)]
+    assert not any("text/html" in o.get("data", {}) for c in page for o in c["outputs"]) # for which Quarto has a page load libraries from elsewhere
+
+
+@pytest.mark.xdist_group("filter")
+def test_the_filter_is_the_program_that_quarto_calls(filtered):
+    text = (ROOT / "nbs" / "12_cli.ipynb").read_text(encoding="utf-8")
+    done = subprocess.run([FILTER], input=text, cwd=ROOT / "nbs", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    shown = "\n".join("".join(c["source"]) for c in json.loads(done.stdout)["cells"] if c["cell_type"] == "code")
-    assert "#| export" not in shown and "#| hide" not in shown and "default_exp" not in shown
+    without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
+    assert without_ids(done.stdout) == without_ids(filtered(Path("nbs/12_cli.ipynb")))
 
 
-def test_every_notebook_has_its_place_in_the_sidebar():
-    def pages(entries):
-        for e in entries: yield from pages(e["contents"]) if isinstance(e, dict) else [e]
-    site = yaml.safe_load((ROOT / "_quarto.yml").read_text())
-    assert sorted(pages(site["website"]["sidebar"]["contents"])) == sorted(map(str, NOTEBOOKS))
-    assert all((ROOT / e["href"]).is_file() for e in site["website"]["navbar"]["left"])
-    assert site["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
+def test_every_key_is_known():
+    assert keys(SITE) == set(KEYS) # none that Quarto would ignore, none that is listed and gone
+    for page in NOTEBOOKS:
+        for c in code(page): assert set(options(c)) <= OPTIONS, f"{page} {c['id']}"
+
+
+def test_every_notebook_has_its_place():
+    assert sorted(sidebar(SITE["website"]["sidebar"]["contents"])) == sorted(map(str, NOTEBOOKS))
+    assert {str(p.relative_to(ROOT)) for glob in SITE["project"]["render"] for p in ROOT.glob(glob)} == set(map(str, NOTEBOOKS))
+    assert all((ROOT / e["href"]).is_file() for e in SITE["website"]["navbar"]["left"])
+    assert SITE["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
+
+
+def test_the_themes_load_no_fonts_from_elsewhere():
+    themes = SITE["format"]["html"]["theme"].values()
+    assert all((ROOT / t[1]).is_file() and "$web-font-path: false;" in (ROOT / t[1]).read_text() for t in themes)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
+def test_links_and_references_lead_somewhere(page):
+    text = prose(page)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?://|#", link): assert (ROOT / page.parent / link.split("#")[0]).is_file(), link
+    labels = [options(c)["label"] for c in shown(page) if "label" in options(c)] + re.findall(r"\{#([\w-]+)\}", "\n".join(map(source, PAGES[page])))
+    assert len(set(labels)) == len(labels)
+    assert set(re.findall(r"@((?:fig|eq|tbl|sec)-[\w-]+)", text)) <= set(labels)
+    assert all(options(c).get("fig-cap") for c in shown(page) if options(c).get("label", "").startswith("fig-")) # or it has no number
+    cited = set(re.findall(r"(?<![\w.])@(?!(?:fig|eq|tbl|sec)-)([A-Za-z]\w+)", text))
+    assert cited <= set(bibliography())
+
+
+def test_the_bibliography_has_the_paper_of_every_method_and_stream():
+    from l2init.cohorts import methods
+    from l2init.streams import streams
+    works = bibliography()
+    assert all(re.sub(r"[ -]", "", work) == key for key, work in works.items()) # a key is the first author and the year
+    sources = {m.source for n, m in methods.items() if n != "plain"} | {s.source for s in streams.values()}
+    named = {name + year for s in sources for name, year in re.findall(r"([A-Z]\w+)(?: et al\.| and [A-Z]\w+) (\d{4})", s)}
+    assert len(named) > 5 and named <= set(works)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
+def test_every_picture_has_alternative_text(page):
+    for c in shown(page):
+        pictures = sum("image/png" in o.get("data", {}) for o in c["outputs"])
+        alt = options(c).get("fig-alt")
+        assert bool(alt) == bool(pictures) and pictures < 2, f"cell {c['id']}"
+        if alt: assert len(alt) > 50 and '"' not in alt and "\n" not in alt # a quotation mark would end Quarto's attribute
+    assert all(alt.strip() for alt in re.findall(r"!\[([^\]]*)\]\(", prose(page)))
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
+def test_nothing_on_a_page_comes_from_elsewhere(page):
+    assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|link|img|iframe)\b", prose(page))
+    html = [s for c in shown(page) for o in c["outputs"] for t in ("text/html", "text/markdown") for s in o.get("data", {}).get(t, [])]
+    assert not re.search(r"<(?:script|link|iframe)\b|src=|@import", "".join(html))
+
+
+def test_pages_are_light():
+    "Quarto's own files aside, a page weighs about what its notebook does: pictures are stored as base64, a third larger than they are."
+    sizes = [(ROOT / n).stat().st_size for n in NOTEBOOKS]
+    assert max(sizes) < 1_200_000 and sum(sizes) < 20_000_000
+
+
+def test_the_reference_has_every_public_name():
+    said = "\n".join("".join(o["data"]["text/markdown"]) for c in code(Path("nbs/reference.ipynb")) for o in c["outputs"])
+    modules = [importlib.import_module(f"l2init.{p.stem}") for p in sorted((ROOT / "l2init").glob("[a-z]*.py"))]
+    assert len(modules) > 10 and [f"{m.__name__}.{n}" for m in modules for n in m.__all__ if f"### {n}\n" not in said] == []
+    assert " at 0x" not in said
 
 
 def test_make_docs_without_quarto_says_how_to_get_it(tmp_path):

@@ -1,0 +1,37 @@
+"""L2 Init in an Avalanche strategy: a plugin that adds the penalty to the loss."""
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import nn
+
+from l2init.regularizers import L2Init
+
+
+class L2InitPlugin(SupervisedPlugin):
+    "The penalty in the loss of any supervised strategy. A head that grows with new classes has to be left out with `skip`."
+    def __init__(self, model, strength=1e-2, skip=None):
+        super().__init__()
+        self.reg = L2Init(model, strength=strength, skip=skip)  # before training: it takes its anchors here
+
+    def before_training(self, strategy, **kwargs): self.reg.to(strategy.device)
+
+    def before_backward(self, strategy, **kwargs): strategy.loss = strategy.loss + self.reg()
+
+
+def example(strength=1e-2, tasks=3, seed=0):
+    "Naive fine-tuning on permuted MNIST digits, an experience for each task; returns the strategy and its plugin."
+    from avalanche.benchmarks import tensors_benchmark
+    from avalanche.training import Naive
+    from avalanche.training.plugins import EvaluationPlugin
+    from l2init.streams import stream
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    s = stream("permuted_mnist", dataset="mnist5k", tasks=tasks, examples=400)
+    tensors = lambda parts: [tuple(v[0] for v in part) for part in parts]  # of the one seed
+    benchmark = tensors_benchmark(train_tensors=tensors(s.task(t, [seed]).train for t in range(tasks)), test_tensors=tensors(s.task(t, [seed]).test for t in range(tasks)), task_labels=[0] * tasks)
+    plugin = L2InitPlugin(model, strength)
+    strategy = Naive(model=model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), criterion=nn.CrossEntropyLoss(), train_mb_size=16, plugins=[plugin], evaluator=EvaluationPlugin())
+    for experience in benchmark.train_stream: strategy.train(experience, num_workers=0)
+    return strategy, plugin
+
+
+if __name__ == "__main__": print(f"penalty at the end: {example()[1].reg().item():.4f}")

@@ -1,0 +1,160 @@
+"""The rendered site as a reader walks it, in headless Chromium. Needs the extra `site` (pip install -e ".[site]"), Chromium on the PATH or Playwright's own, and, for the real site, Quarto."""
+import functools
+import http.server
+import shutil
+import subprocess
+import threading
+from contextlib import contextmanager
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+WIDE, NARROW = 1400, 400 # pixels
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@contextmanager
+def served(folder):
+    "The address at which `folder` is served, on loopback."
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try: yield f"http://127.0.0.1:{server.server_port}/"
+        finally: server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `site`")
+    with playwright.sync_playwright() as p:
+        own = p.chromium.executable_path
+        path = shutil.which("chromium") or (own if shutil.which(own) else None)
+        if not path: pytest.skip("needs Chromium: on the PATH, or by `playwright install chromium`")
+        chromium = p.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+class Walk:
+    "A reader's way through a site; `complaints` are what should not have been."
+    def __init__(self, browser, home):
+        self.home, self.complaints, self.page = home, [], browser.new_page(viewport=dict(width=WIDE, height=900))
+        self.page.route("**/favicon.ico", lambda route: route.fulfill(status=204)) # asked for by the browser, not by a page
+        self.page.on("request", self.requested)
+        self.page.on("response", lambda r: self.complain(f"{r.url}: status {r.status}") if r.status >= 400 else None)
+        self.page.on("console", lambda m: self.complain(f"console: {m.text}") if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.complain(f"script: {e}"))
+
+    def complain(self, what): self.complaints.append(f"{urlsplit(self.page.url).path}: {what}")
+
+    def requested(self, request):
+        if urlsplit(request.url).scheme not in ("data", "blob") and not request.url.startswith(self.home): self.complain(f"a request leaves for {request.url}")
+
+    def visit(self, address):
+        "A page: it is there, has a title and a text, its pictures are loaded and have alternative text, and it can be read at both widths."
+        self.page.goto(address, wait_until="networkidle")
+        if not self.page.locator("main h1").count(): self.complain("has no title")
+        for image in self.page.locator("main img").all():
+            image.scroll_into_view_if_needed()
+            if not image.evaluate("i => i.decode().then(() => i.naturalWidth > 0, () => false)"): self.complain(f"a picture is not loaded: {image.get_attribute('src')[:80]}")
+            if not image.get_attribute("alt"): self.complain(f"a picture has no alternative text: {image.get_attribute('src')[:80]}")
+        for width in (NARROW, WIDE):
+            self.page.set_viewport_size(dict(width=width, height=900))
+            if (needed := self.page.evaluate("document.documentElement.scrollWidth")) > width: self.complain(f"is {needed} pixels wide at {width}")
+            if paragraphs := self.page.locator("main p:visible").all():
+                size, across = paragraphs[0].evaluate("p => [parseFloat(getComputedStyle(p).fontSize), p.clientWidth]")
+                if size < 14 or across < .6 * NARROW: self.complain(f"cannot be read at {width}: letters of {size} pixels, lines of {across}")
+
+    def search(self, words, leads_to):
+        "Search for `words` and follow the first hit that leads to `leads_to`."
+        self.page.goto(self.home, wait_until="networkidle")
+        self.page.locator("#quarto-search button.aa-DetachedSearchButton, #quarto-search input").first.click()
+        self.page.locator(".aa-Input").last.fill(words)
+        hit = self.page.locator(f"a.search-result-link[href*='{leads_to}']").first
+        try: hit.wait_for(timeout=5000)
+        except Exception: return self.complain(f"the search for {words} does not lead to {leads_to}")
+        hit.click()
+        self.page.wait_for_load_state("networkidle")
+        if leads_to not in self.page.url or words.lower() not in self.page.locator("main").inner_text().lower(): self.complain(f"the hit for {words} is not about it")
+
+    def everything(self, words, leads_to):
+        "The front page, each entry of the sidebar, and a search."
+        self.visit(self.home)
+        entries = self.page.locator("#quarto-sidebar a[href]").evaluate_all("links => links.map(a => a.href)")
+        pages = list(dict.fromkeys(urljoin(self.page.url, e).split("#")[0] for e in entries))
+        for address in pages: self.visit(address)
+        self.search(words, leads_to)
+        return pages
+
+
+def test_the_rendered_site(browser):
+    if not shutil.which("quarto"): pytest.skip("needs Quarto on the PATH: https://quarto.org/docs/get-started")
+    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = [p for p in (ROOT / "_docs").rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 25_000_000
+    for page in (p for p in files if p.suffix == ".html"): assert page.stat().st_size + sum(p.stat().st_size for p in files if p.parent.parent == page.with_name(f"{page.stem}_files")) < 1_500_000, page
+    with served(ROOT / "_docs") as home:
+        walk = Walk(browser, home)
+        pages = walk.everything("continual backprop", "resets")
+        assert walk.complaints == []
+        assert len(pages) >= len(list((ROOT / "nbs").rglob("*.ipynb")))
+
+
+# The walk itself, on a site of two pages that is made here.
+PAGE = """<!doctype html><title>{name}</title><meta name="viewport" content="width=device-width">
+<div id="quarto-search"><button class="aa-DetachedSearchButton">Search</button></div>
+<nav id="quarto-sidebar"><a href="index.html">Home</a> <a href="resets.html#top">Resets</a></nav>
+<main><h1>{name}</h1><p>{text}</p><img src="dot.svg" alt="a dot" width="20"></main>
+<script>
+const index = [["index.html", "home"], ["resets.html", "units that are dormant are renewed"]]
+document.querySelector("button").onclick = () => {{
+  const form = document.body.appendChild(document.createElement("div"))
+  form.innerHTML = '<input class="aa-Input"><div class="hits"></div>'
+  form.querySelector("input").oninput = e => form.querySelector(".hits").innerHTML = index.filter(([_, text]) => text.includes(e.target.value)).map(([href]) => `<a class="search-result-link" href="${{href}}?q=x">hit</a>`).join("")
+}}
+</script>"""
+DOT = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><circle cx="10" cy="10" r="8"/></svg>'
+
+
+def small_site(folder, old="", new=""):
+    "Two pages; on the second, `old` is replaced by `new`."
+    (folder / "dot.svg").write_text(DOT)
+    (folder / "index.html").write_text(PAGE.format(name="Home", text="Which learners stay able to learn? " * 5))
+    page = PAGE.format(name="Resets", text="Units that are dormant are renewed. " * 5)
+    assert old in page
+    (folder / "resets.html").write_text(page.replace(old, new) if old else page)
+
+
+def test_the_walk_has_no_complaints_about_a_good_site(browser, tmp_path):
+    small_site(tmp_path)
+    with served(tmp_path) as home:
+        walk = Walk(browser, home)
+        assert [urlsplit(p).path for p in walk.everything("dormant", "resets")] == ["/index.html", "/resets.html"]
+        assert walk.complaints == []
+
+
+@pytest.mark.parametrize("old, new, complaint", [
+    ('src="dot.svg"', 'src="gone.svg"', "not loaded"), ('alt="a dot"', 'alt=""', "no alternative text"), ("<h1>Resets</h1>", "", "no title"),
+    ("<p>", '<p style="width: 900px">', "pixels wide at 400"), ("<p>", '<p style="font-size: 9px">', "letters of 9 pixels"),
+    ("<script>", "<script>nonsense();", "nonsense is not defined"), ("<script>", "<script>console.error('oh');", "console: oh"),
+    ('src="dot.svg"', 'src="http://127.0.0.2:1/dot.svg"', "a request leaves for http://127.0.0.2:1"),
+])
+def test_the_walk_complains(browser, tmp_path, old, new, complaint):
+    small_site(tmp_path, old, new)
+    with served(tmp_path) as home:
+        walk = Walk(browser, home)
+        walk.visit(home + "resets.html")
+        assert any(complaint in c for c in walk.complaints)
+
+
+def test_the_walk_complains_of_a_search_that_finds_nothing(browser, tmp_path):
+    small_site(tmp_path)
+    with served(tmp_path) as home:
+        walk = Walk(browser, home)
+        walk.search("plasticity", "resets")
+        assert "does not lead to" in walk.complaints[-1]

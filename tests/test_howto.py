@@ -1,0 +1,51 @@
+"""The worked example of a method outside the package, tried: a study finds it, sweeps it and lists it."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+HOWTO = ROOT / "studies" / "howto"
+PLANS = """
+from pathlib import Path
+from l2init.core import InputError
+from l2init.studies import plan
+run, = plan("study.toml")
+plugin = Path("log_init.py")
+plugin.write_text(plugin.read_text().replace("Log Init", "Logarithmic Init")) # another text is another method
+changed, = plan("study.toml")
+assert (run.state, changed.state) == ("done", "waiting"), (run.state, changed.state)
+Path("study.toml").write_text(Path("study.toml").read_text().replace("log_init.py", "log_int.py"))
+try: plan("study.toml")
+except InputError as e: assert "Unknown plugin" in str(e) and "Did you mean" in str(e), e
+else: raise AssertionError("a plugin that is not there")
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A project of its own with an experiment notebook of ours and the example, cut down to one cohort."
+    (tmp_path / "nbs" / "experiments").mkdir(parents=True)
+    shutil.copy(ROOT / "nbs" / "experiments" / "random_label_mnist.ipynb", tmp_path / "nbs" / "experiments")
+    shutil.copy(HOWTO / "log_init.py", tmp_path)
+    text = (HOWTO / "log_init.toml").read_text()
+    for old, new in (("tasks = 4", "tasks = 2"), ("examples = 80", "examples = 32"), ("passes = 100", "passes = 2"), ('[[methods]]\nname = "l2_init"\nstrength = [1e-1, 1e-2, 1e-3]\n', ""), ('[[methods]]\nname = "plain"\n', "")):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "study.toml").write_text(text)
+    return tmp_path
+
+
+def test_the_method_is_short(): assert len((HOWTO / "log_init.py").read_text().splitlines()) <= 20
+
+
+def test_a_study_sweeps_it(project):
+    call = lambda *command: subprocess.run(list(map(str, command)), cwd=project, capture_output=True, text=True, env={n: v for n, v in os.environ.items() if n != "L2INIT_PLUGINS"})
+    done = call(Path(sys.executable).with_name("l2init"), "run", "study.toml", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("log_init") == 3 # a row for each strength
+    plans = call(sys.executable, "-c", PLANS)
+    assert plans.returncode == 0, plans.stderr

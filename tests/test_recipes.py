@@ -1,0 +1,65 @@
+"""The recipes do, inside the real libraries, what the regularizer does by itself. They need the extra `recipes`: pip install -e ".[recipes]"."""
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    "The module of a recipe; the test is skipped where its library is not installed."
+    monkeypatch.setattr(sys, "path", [str(ROOT / "recipes"), *sys.path])
+    def load(name, library):
+        pytest.importorskip(library, reason="needs the extra `recipes`")
+        return __import__(name)
+    return load
+
+
+def distance(reg): return sum(((p - a) ** 2).sum().item() for p, a in reg.pairs())
+
+
+def test_lightning_module(recipe):
+    m = recipe("with_lightning", "lightning")
+    pulled, free = m.example(strength=.1), m.example(strength=0.)
+    assert distance(pulled.reg) < .5 * distance(free.reg)
+    assert any(n.startswith("reg.anchors.") for n in pulled.state_dict())
+
+
+def test_lightning_callback_resumes_with_its_anchors(recipe, tmp_path):
+    m = recipe("with_lightning", "lightning")
+    from torch.utils.data import DataLoader, TensorDataset
+    batches = DataLoader(TensorDataset(torch.randn(64, 8), torch.randint(3, (64,))), batch_size=16)
+    def fit(epochs, strength, **kwargs):
+        torch.manual_seed(0)
+        module = m.Classifier(torch.nn.Linear(8, 3), strength=0., learning_rate=.05)
+        callback = m.L2InitCallback(module.model, strength)
+        trainer = m.L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[callback])
+        if kwargs: torch.nn.init.zeros_(module.model.weight) # another start, as after a restart with other random numbers
+        anchors = [a.clone() for a in callback.reg.buffers()]
+        trainer.fit(module, batches, **kwargs)
+        return trainer, callback, anchors
+    (_, free, _), (trainer, pulled, anchors) = fit(3, 0.), fit(3, 5.)
+    assert distance(pulled.reg) < .5 * distance(free.reg)
+    assert not trainer.optimizers[0]._optimizer_step_pre_hooks # the pull has ended with the training
+    trainer.save_checkpoint(tmp_path / "l.ckpt")
+    _, resumed, _ = fit(4, 5., ckpt_path=tmp_path / "l.ckpt", weights_only=False)
+    assert all(torch.equal(a, b) for a, b in zip(anchors, resumed.reg.buffers()))
+
+
+def test_trainer(recipe, tmp_path):
+    m = recipe("with_trainer", "transformers")
+    (_, free), (trainer, pulled) = m.example(tmp_path / "free", strength=0.), m.example(tmp_path / "pulled", strength=50.)
+    assert distance(pulled.reg) < .5 * distance(free.reg)
+    saved = torch.load(tmp_path / "pulled" / "checkpoint-60" / "l2_init.pt")
+    assert saved.keys() == pulled.reg.state_dict().keys() and all(torch.equal(saved[n], a) for n, a in pulled.reg.state_dict().items())
+    assert not trainer.optimizer.optimizer._optimizer_step_pre_hooks # the pull has ended with the training
+
+
+def test_avalanche(recipe):
+    m = recipe("with_avalanche", "avalanche")
+    (_, free), (strategy, pulled) = m.example(strength=0.), m.example(strength=1.)
+    assert distance(pulled.reg) < .5 * distance(free.reg)
+    assert any(isinstance(p, m.L2InitPlugin) for p in strategy.plugins)
