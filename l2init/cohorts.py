@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import InputError, Options, Registry, checked, write
+from .core import InputError, Options, Registry, checked, write, write_text
 from .metrics import dead_share, distance_from_init, dormant_share, effective_rank, singular_values, srank, stable_rank, weight_magnitude
 from .networks import cross_entropy, fast_cross_entropy, known_labels, network
 from .optimizers import optimizer
@@ -413,7 +413,7 @@ def load_checkpoint(cohort:Cohort, owner:str, path:Path)->tuple[list, list]: # n
 def train(cohort:Cohort,
           stream:Stream,
           progress:bool=True, # show a progress bar
-          checkpoint:str|Path|None=None, # where to save the state now and then, and to go on from if it is there
+          checkpoint:str|Path|None=None, # where to save the state now and then, and to go on from if it is there; beside it, `progress` says how far it is
           every:float=60, # seconds between two checkpoints, at least
           **probes, # options of the probes, as in `Probes`
          )->pd.DataFrame: # a row per task and learner: learner, its seed and hyper-parameters, metrics, task, counts
@@ -435,6 +435,7 @@ def train(cohort:Cohort,
         bar.update()
         if checkpoint and time.monotonic() - saved >= every:
             save_checkpoint(cohort, owner, Path(checkpoint), names, values)
+            write_text(Path(checkpoint).with_name("progress"), f"{t + 1}/{stream.tasks}")
             saved = time.monotonic()
     bar.close()
     rows = pd.concat([_rows(cohort, stream, t, names, v) for t, v in enumerate(values)], ignore_index=True)

@@ -37,7 +37,7 @@ def load(runs:list[Run], # those that are done are read
     frames, first = [], {}
     for r in runs:
         if r.state != "done": continue
-        f = pd.read_parquet(r.folder / "metrics.parquet")
+        f = r.metrics
         about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}), stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
         about |= {n: v if isinstance(v := r.params[n], (str, int, float)) else json.dumps(v) for n in varying(runs) if n in r.params}
         frames.append(pd.concat([pd.DataFrame([about] * len(f)), f], axis=1))

@@ -6,7 +6,7 @@
 __all__ = ['Some', 'TYPES', 'PLACE', 'OUTCOMES', 'Named', 'Study', 'project_root', 'study_name', 'read_study', 'parameters',
            'Run', 'load_plugins', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run',
            'stream_of', 'choose', 'pending', 'seconds_per_step', 'record', 'environment', 'papermill_to', 'execute',
-           'available_cores', 'run_study', 'execute_from_stdin', 'check_writable', 'report']
+           'available_cores', 'run_study', 'gpu_of', 'execute_from_stdin', 'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
+from queue import SimpleQueue
+from threading import Thread
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -105,7 +107,7 @@ def read_study(study_file:str|Path)->Study:
 # %% ../nbs/08_studies.ipynb #a9ce7a1e
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "list[int]": list[int], "list[float]": list[float]}
 
-PLACE = {"root", "threads", "folder"} # parameters that say where a run is done; they decide nothing
+PLACE = {"root", "threads", "folder", "every"} # parameters that say where and how a run is done; they decide nothing
 
 @lru_cache
 def _inspect(notebook, modified):
@@ -176,6 +178,20 @@ def seconds(self:Run)->float|None:
 def error(self:Run)->str:
     "The last line of a failed run's traceback."
     return (self.folder / "error.txt").read_text().strip().splitlines()[-1] if self.state == "failed" else ""
+
+@patch(as_prop=True)
+def progress(self:Run)->str:
+    "How many of its tasks a run has learned, e.g. 12/50; what came after the last checkpoint is learned again by a run that was killed."
+    file = self.folder / "progress"
+    return file.read_text() if file.exists() else ""
+
+@patch(as_prop=True)
+def metrics(self:Run)->pd.DataFrame:
+    "What a run that is done has recorded. Raises `InputError` if the file is damaged."
+    file = self.folder / "metrics.parquet"
+    try: return pd.read_parquet(file)
+    except (OSError, ValueError) as e: # pyarrow's errors are of these
+        raise InputError(f"{file} is damaged or gone ({type(e).__name__}). Delete {self.folder}, and the same `l2init run` does this run again.") from None
 
 # %% ../nbs/08_studies.ipynb #c3b1d0ed
 def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
@@ -268,7 +284,7 @@ def stream_of(notebook:Path, params:dict, root:str)->Stream:
 
 def choose(run:Run)->dict: # learning_rate and hyper, as in `params`, with one value each
     "The configuration of a finished run that has the highest total average online accuracy, over tasks that count and all seeds."
-    metrics, names = pd.read_parquet(run.folder / "metrics.parquet"), [*run.params["hyper"]]
+    metrics, names = run.metrics, [*run.params["hyper"]]
     best = metrics[metrics.counts].groupby(["learning_rate", *names], sort=False).online_accuracy.mean().idxmax()
     rate, *values = (getattr(v, "item", lambda v=v: v)() for v in (best if isinstance(best, tuple) else [best])) # numpy's numbers as Python's
     return dict(learning_rate=[rate], hyper={n: [v] for n, v in zip(names, values)})
@@ -286,14 +302,15 @@ def seconds_per_step(run:Run, # planned with its data
     net = {n: v for n, v in p["network"].items() if n != "name"}
     cohort = Cohort(grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"]), made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
                     device="cuda" if torch.cuda.is_available() else "cpu", **net)
-    x = torch.rand(len(cohort.seeds), made.batch_size, *made.data().images.shape[1:], device=cohort.theta.device)
+    part, batches = (cohort.parts or [cohort])[0], 16
+    x = torch.rand(len(part.seeds), batches * made.batch_size, *made.data().images.shape[1:], device=cohort.theta.device)
     y = torch.randint(made.outputs, x.shape[:2], device=x.device)
-    cohort.step(x, y)
+    part.learn_batches(x, y, made.batch_size)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        cohort.step(x, y)[0].cpu()
-        steps += 1
-    return (time.perf_counter() - start) / steps
+        part.learn_batches(x, y, made.batch_size)[0].cpu()
+        steps += batches
+    return (time.perf_counter() - start) / steps * len(cohort) / len(part)
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
 def record(metrics:pd.DataFrame, # as from `l2init.cohorts.train`
@@ -322,7 +339,9 @@ def papermill_to(notebook:Path, output:Path, params:dict)->None:
         config = Config(KernelManager=dict(kernel, connection_file=f"{sockets}/kernel.json"))
         papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent), progress_bar=False, config=config)
 
-def execute(run:Run)->bool: # was it executed now? False: somebody else has done it or is doing it
+def execute(run:Run,
+            every:float=60, # seconds between two checkpoints, at least
+           )->bool: # was it executed now? False: somebody else has done it or is doing it
     "Execute `run` in this process and leave its folder. An error is recorded in error.txt and raised again."
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -334,7 +353,7 @@ def execute(run:Run)->bool: # was it executed now? False: somebody else has done
         write_text(folder / "params.json", json.dumps(dict(run.params, notebook=run.notebook.name), indent=1))
         start = time.perf_counter()
         try:
-            papermill_to(run.notebook, folder / "run.ipynb", dict(run.params, root=run.root, folder=str(folder.resolve())))
+            papermill_to(run.notebook, folder / "run.ipynb", dict(run.params, root=run.root, folder=str(folder.resolve()), every=every))
             if not (folder / "metrics.parquet").exists(): raise InputError(f"{run.notebook.name} left no metrics.parquet; it must end with record(metrics, folder).")
         except Exception:
             write_text(folder / "error.txt", re.sub(r"\x1b\[[\d;]*m", "", traceback.format_exc()))
@@ -351,12 +370,17 @@ def available_cores()->int:
 
 def run_study(planned:list[Run], # as from `plan`
               workers:int=1, # runs at a time; each computes on one core, so that a result does not depend on how many there are
+              timeout:float|None=None, # seconds after which a run has failed
+              every:float=60, # seconds between two checkpoints, at least
              )->Iterator[tuple[Run, float]]: # each run as it ends, and its seconds
     "Execute the runs that are not done yet. A run that fails is recorded, and the others go on; if this is stopped, so are they."
-    if workers < 1: raise InputError(f"workers = {workers}: at least one is needed.")
+    for name, value in dict(workers=workers, timeout=timeout).items():
+        if value is not None and not value > 0: raise InputError(f"{name} = {value}: it must be more than 0.")
+    if not every >= 0: raise InputError(f"every = {every}: it must not be less than 0.")
     check_writable(planned[0].home)
-    processes, pool = set(), ThreadPoolExecutor(workers)
-    futures = [pool.submit(_in_process, r, processes) for r in planned if r.state != "done"]
+    processes, pool, slots = set(), ThreadPoolExecutor(workers), SimpleQueue()
+    for n in range(workers): slots.put(n)
+    futures = [pool.submit(_in_process, r, processes, slots, timeout, every) for r in planned if r.state != "done"]
     try: yield from (f.result() for f in as_completed(futures))
     finally:
         for f in futures: f.cancel()
@@ -366,24 +390,50 @@ def run_study(planned:list[Run], # as from `plan`
         pool.shutdown()
 
 # %% ../nbs/08_studies.ipynb #6d11f147
-def _in_process(run, processes):
-    "Execute `run` in a process, which is in `processes` as long as it lives."
+def _in_process(run, processes, slots, timeout, every):
+    "Execute `run` in a process, which is in `processes` as long as it lives, unless somebody else has begun to."
+    if run.state in ("done", "running"): return run, 0.
+    slot = slots.get()
+    try: return run, _seconds_in_process(run, processes, slot, timeout, every)
+    finally: slots.put(slot)
+
+def _seconds_in_process(run, processes, slot, timeout, every):
     keep_memory = dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**34), MALLOC_TOP_PAD_=str(2**28)) # glibc: a step's temporaries need no fresh pages
-    env = dict(os.environ, **keep_memory, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
+    env = dict(os.environ, **keep_memory, **gpu_of(slot), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
     start, code = time.perf_counter(), "from l2init.studies import execute_from_stdin as e; e()"
-    p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
-    processes.add(p)
-    _, errors = p.communicate(json.dumps(vars(run), default=str))
-    if p.returncode and p in processes and run.state == "waiting": # it failed and could not say why
-        try: write_text(run.folder / "error.txt", f"{errors}\nThe run's process ended with status {p.returncode}.")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / "log.txt").open("w") as log:
+        p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=env, start_new_session=True)
+        processes.add(p)
+        try:
+            p.stdin.write(json.dumps(dict(vars(run), every=every), default=str) + "\n")
+            p.stdin.flush() # and it stays open, as a sign of life
+            p.wait(timeout)
+            reason = f"The run's process ended with status {p.returncode}." if p.returncode and run.state == "waiting" else "" # else it could say why by itself
+        except BrokenPipeError: p.wait(); reason = f"The run's process ended with status {p.returncode} before it began."
+        except subprocess.TimeoutExpired:
+            p.kill(); p.wait() # its kernel notices, and ends, too
+            reason = f"TimeoutError: the run took longer than its {timeout:g} seconds. It goes on from its last checkpoint when it is tried again."
+    if reason and p in processes: # else it was stopped
+        try: write_text(run.folder / "error.txt", f"{(run.folder / 'log.txt').read_text()}\n{reason}")
         except OSError: pass # there is no place to say it, but the run's state is not done
     processes.discard(p)
-    return run, time.perf_counter() - start
+    return time.perf_counter() - start
+
+def gpu_of(slot:int)->dict:
+    "The environment in which a worker sees one GPU alone, if there are GPUs."
+    if not torch.cuda.is_available(): return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    return dict(CUDA_VISIBLE_DEVICES=visible[slot % len(visible)])
 
 def execute_from_stdin()->None:
-    "Execute the run that standard input describes."
-    f = json.load(sys.stdin)
-    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], root=f["root"], plugins=tuple(f["plugins"])))
+    "Execute the run that a line of standard input describes, as long as the input stays open: it closes when who wrote it has died."
+    f = json.loads(sys.stdin.readline())
+    def follow():
+        sys.stdin.read()
+        os._exit(1) # from a thread, this is what ends a process
+    Thread(target=follow, daemon=True).start()
+    execute(Run(f["study"], Path(f["notebook"]), f["params"], Path(f["home"]), f["steps"], f["learners"], root=f["root"], plugins=tuple(f["plugins"])), f["every"])
 
 # %% ../nbs/08_studies.ipynb #2def9cc3
 def check_writable(folder:Path)->None:

@@ -167,7 +167,7 @@ def test_a_study_of_two_phases(project):
     assert "2 more will evaluate what these select." in l2init(project, "status", "study.toml").stdout
     assert l2init(project, "table", "study.toml").returncode == 2 and l2init(project, "keep", "study.toml").returncode == 2
     ran = l2init(project, "run", "study.toml")
-    assert ran.returncode == 0 and "[4/4]" in ran.stderr, ran.stderr
+    assert ran.returncode == 0 and "[4/4 done" in ran.stderr, ran.stderr
     evaluated, tried = ([*csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv", *more).stdout))] for more in ((), ("--select",)))
     assert [r["method"] for r in sorted(evaluated, key=lambda r: r["method"])] == ["l2_init", "plain"] and len(tried) == 3
     best = max((r for r in tried if r["method"] == "l2_init"), key=lambda r: float(r["online_accuracy"]))
