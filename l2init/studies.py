@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -378,33 +378,32 @@ def run_study(planned:list[Run], # as from `plan`
         if value is not None and not value > 0: raise InputError(f"{name} = {value}: it must be more than 0.")
     if not every >= 0: raise InputError(f"every = {every}: it must not be less than 0.")
     check_writable(planned[0].home)
-    processes, pool, slots = set(), ThreadPoolExecutor(workers), SimpleQueue()
+    alive, stopped, pool, slots = set(), Event(), ThreadPoolExecutor(workers), SimpleQueue()
     for n in range(workers): slots.put(n)
-    futures = [pool.submit(_in_process, r, processes, slots, timeout, every) for r in planned if r.state != "done"]
+    futures = [pool.submit(_in_process, r, alive, stopped, slots, timeout, every) for r in planned if r.state != "done"]
     try: yield from (f.result() for f in as_completed(futures))
     finally:
-        for f in futures: f.cancel()
-        alive = list(processes)
-        processes.clear() # they are stopped, not failed
-        for p in alive: p.terminate()
+        stopped.set()
+        for p in list(alive): p.terminate()
         pool.shutdown()
 
 # %% ../nbs/08_studies.ipynb #6d11f147
-def _in_process(run, processes, slots, timeout, every):
-    "Execute `run` in a process, which is in `processes` as long as it lives, unless somebody else has begun to."
-    if run.state in ("done", "running"): return run, 0.
+def _in_process(run, alive, stopped, slots, timeout, every):
+    "Execute `run` in a process, which is in `alive` as long as it lives, unless all are `stopped` or somebody else has begun to."
+    if stopped.is_set() or run.state in ("done", "running"): return run, 0.
     slot = slots.get()
-    try: return run, _seconds_in_process(run, processes, slot, timeout, every)
+    try: return run, _seconds_in_process(run, alive, stopped, slot, timeout, every)
     finally: slots.put(slot)
 
-def _seconds_in_process(run, processes, slot, timeout, every):
+def _seconds_in_process(run, alive, stopped, slot, timeout, every):
     keep_memory = dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**34), MALLOC_TOP_PAD_=str(2**28)) # glibc: a step's temporaries need no fresh pages
     env = dict(os.environ, **keep_memory, **gpu_of(slot), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
     start, code = time.perf_counter(), "from l2init.studies import execute_from_stdin as e; e()"
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "log.txt").open("w") as log:
         p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=env, start_new_session=True)
-        processes.add(p)
+        alive.add(p)
+        if stopped.is_set(): p.terminate() # so nobody else has
         try:
             p.stdin.write(json.dumps(dict(vars(run), every=every), default=str) + "\n")
             p.stdin.flush() # and it stays open, as a sign of life
@@ -414,10 +413,10 @@ def _seconds_in_process(run, processes, slot, timeout, every):
         except subprocess.TimeoutExpired:
             p.kill(); p.wait() # its kernel notices, and ends, too
             reason = f"TimeoutError: the run took longer than its {timeout:g} seconds. It goes on from its last checkpoint when it is tried again."
-    if reason and p in processes: # else it was stopped
+    alive.discard(p)
+    if reason and not stopped.is_set():
         try: write_text(run.folder / "error.txt", f"{(run.folder / 'log.txt').read_text()}\n{reason}")
-        except OSError: pass # there is no place to say it, but the run's state is not done
-    processes.discard(p)
+        except OSError as e: raise InputError(f"{run.folder} cannot be written: {e.strerror}. When it can, the same command goes on where it was.") from None
     return time.perf_counter() - start
 
 def gpu_of(slot:int)->dict:

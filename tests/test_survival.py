@@ -1,0 +1,179 @@
+"""Studies survive what happens to programs that run over night: kills, full disks, damaged files, edits, a clock that is set back, and each other."""
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+from test_cli import STUDY, l2init
+
+L2INIT = Path(sys.executable).with_name("l2init")
+NEEDS_ROOT = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk is mounted, which needs root")
+
+
+def made(folder, study=STUDY):
+    "A project in `folder` with our experiment notebooks."
+    shutil.copytree(ROOT / "nbs" / "experiments", folder / "nbs" / "experiments")
+    (folder / "study.toml").write_text(study)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A project whose study is done. Tests work on copies."
+    project = made(tmp_path_factory.mktemp("finished"))
+    ended = l2init(project, "run", "study.toml", "--workers", 2)
+    assert ended.returncode == 0, ended.stderr
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path): return Path(shutil.copytree(finished, tmp_path / "project"))
+
+
+def files(project): return {p.relative_to(project): p.read_bytes() for p in sorted((project / "runs").rglob("metrics.parquet"))}
+
+
+def of_kind(parent, kind):
+    "The worker or kernel processes of a study."
+    word = dict(worker="execute_from_stdin", kernel="ipykernel")[kind]
+    return [p for p in parent.children(recursive=True) if p.is_running() and word in " ".join(p.cmdline())]
+
+
+def kill_one(parent, kind):
+    "SIGKILL to a process of that kind, if there is one. Returns whether there was."
+    try: victim = parent if kind == "parent" else random.choice(of_kind(parent, kind))
+    except (IndexError, psutil.Error): return False
+    victim.kill()
+    return True
+
+
+@pytest.mark.xdist_group("survival")
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    "Kernels, workers and the command itself are killed, 20 times in all; the same command, typed again and again, leaves what an undisturbed one leaves."
+    study = STUDY.replace("tasks = 2", "tasks = 250").replace("[1e-2, 1e-3]", "[1e-2]") + '[[methods]]\nname = "redo"\nperiod = [3]\nthreshold = [0.1]\n'
+    calm, wild = (made(tmp_path / name, study) for name in ("calm", "wild"))
+    assert l2init(calm, "run", "study.toml", "--workers", 2).returncode == 0
+    random.seed(0)
+    kills, deadline = 0, time.monotonic() + 600
+    while True:
+        command = [L2INIT, "run", "study.toml", "--workers", "2", "--retry-failed", "--checkpoint-every", "0"]
+        study = subprocess.Popen(command, cwd=wild, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        parent, seen = psutil.Process(study.pid), None
+        while study.poll() is None:
+            assert time.monotonic() < deadline, f"{kills} kills"
+            time.sleep(.05)
+            now = sorted((p, p.read_bytes()) for p in wild.glob("runs/study/*/progress"))
+            if kills == 20 or now == seen: continue
+            seen = now # a run has come a task further since the last kill
+            time.sleep(random.uniform(0, .3))
+            with_it = parent.children(recursive=True)
+            kills += kill_one(parent, kind := random.choice(["kernel", "kernel", "worker", "worker", "parent"]))
+            if kind == "parent": assert not psutil.wait_procs(with_it, timeout=20)[1], "a worker or a kernel outlived the command"
+        if study.returncode == 0: break
+    assert kills == 20
+    assert files(wild) == files(calm) and len(files(calm)) == 3
+
+
+def test_two_commands_at_the_same_second_share_the_work(tmp_path):
+    project = made(tmp_path)
+    both = [subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    (table, said), (other_table, other_said) = (p.communicate(timeout=300) for p in both)
+    assert [p.returncode for p in both] == [0, 0], said + other_said
+    assert table == other_table and (said + other_said).count(": done after") == 2, "each run is executed once"
+
+
+def test_a_run_past_its_time_limit_fails_alone(tmp_path):
+    project = made(tmp_path, STUDY.replace("[1e-2, 1e-3]", "[1e-2]"))
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    notebook.write_text(notebook.read_text().replace("metrics = train(cohort,", "import time; time.sleep(1000 * (method == 'plain')); metrics = train(cohort,"))
+    ended = l2init(project, "run", "study.toml", "--workers", 2, "--timeout", 30)
+    assert ended.returncode == 1 and "took longer than its 30 seconds" in ended.stderr and "1 failed" in ended.stderr
+    status = l2init(project, "status", "study.toml").stdout
+    assert "done" in status and "failed" in status and "TimeoutError" in status
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(project) in " ".join(p.info["cmdline"] or ())]
+    again = l2init(project, "run", "study.toml")
+    assert again.returncode == 1 and "--retry-failed" in again.stderr and ": done after" not in again.stderr, "what failed is tried again on request only"
+
+
+def test_stop_on_failure(tmp_path):
+    project = made(tmp_path)
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    notebook.write_text(notebook.read_text().replace("metrics = train(cohort,", "raise RuntimeError('out of luck'); metrics = train(cohort,"))
+    ended = l2init(project, "run", "study.toml", "--workers", 1, "--stop-on-failure")
+    assert ended.returncode == 1 and ended.stderr.count("out of luck") == 1
+    assert l2init(project, "status", "study.toml").stdout.count("waiting") == 1
+
+
+def test_truncated_metrics_are_noticed(project):
+    file = next((project / "runs").rglob("metrics.parquet"))
+    file.write_bytes(file.read_bytes()[:500])
+    table = l2init(project, "table", "study.toml")
+    assert table.returncode == 2 and table.stderr.count("\n") == 1 and f"{file.parent.name}/metrics.parquet is damaged" in table.stderr
+    before = files(project)
+    shutil.rmtree(file.parent) # as the message says
+    assert l2init(project, "run", "study.toml").returncode == 0
+    assert {p for p, content in files(project).items() if before[p] == content} == set(before) - {file.relative_to(project)}
+
+
+def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(project):
+    folder = next((project / "runs" / "study").iterdir())
+    (folder / "done").unlink() # as if it had been killed
+    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a file")
+    ended = l2init(project, "run", "study.toml")
+    assert ended.returncode == 1 and "checkpoint.pt is damaged" in ended.stderr and "Delete it to start this run anew" in ended.stderr
+    expected = (folder / "metrics.parquet").read_bytes()
+    (folder / "checkpoint.pt").unlink()
+    assert l2init(project, "run", "study.toml", "--retry-failed").returncode == 0
+    assert (folder / "metrics.parquet").read_bytes() == expected
+
+
+def test_an_edited_study_keeps_what_is_done(project):
+    before = files(project)
+    (project / "study.toml").write_text(STUDY + '[[methods]]\nname = "l2"\nstrength = [1e-2]\n')
+    ended = l2init(project, "run", "study.toml")
+    assert ended.returncode == 0 and "3 runs, 2 of them done already" in ended.stderr
+    assert len(files(project)) == 3 and before.items() <= files(project).items()
+
+
+def test_a_clock_that_was_set_back(project):
+    "Files from the future: nothing is done again."
+    for p in (project / "runs").rglob("*"): os.utime(p, (4e9, 4e9))
+    ended = l2init(project, "run", "study.toml")
+    assert ended.returncode == 0 and "2 of them done already" in ended.stderr and ": done after" not in ended.stderr
+
+
+def test_a_damaged_data_file(project):
+    raw = project / "mydata" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"): (raw / f"{part}-{kind}-ubyte").write_bytes(b"\x00\x00\x08\x03half")
+    (project / "study.toml").write_text(STUDY.replace('"mnist5k"', '"mnist"\nroot = "mydata"'))
+    ended = l2init(project, "run", "study.toml")
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr and "mydata" in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+    assert len(files(project)) == 2
+
+
+@NEEDS_ROOT
+def test_a_disk_that_is_full(project):
+    "On a disk that is too small the command stops and says why; on a larger one it goes on."
+    small = project / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True).returncode: pytest.skip("tmpfs cannot be mounted here")
+    try:
+        ended = l2init(project, "run", "study.toml", "--runs", small)
+        assert ended.returncode in (1, 2) and "No space left on device" in ended.stderr
+        subprocess.run(["mount", "-o", "remount,size=100m", small], check=True)
+        assert l2init(project, "run", "study.toml", "--runs", small, "--retry-failed").returncode == 0
+        assert sorted(p.read_bytes() for p in small.rglob("metrics.parquet")) == sorted(files(project).values())
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        (project / "study.toml").write_text(STUDY + '[[methods]]\nname = "l2"\nstrength = [1e-2]\n')
+        ended = l2init(project, "run", "study.toml", "--runs", small)
+        assert ended.returncode == 2 and "cannot be written: Read-only file system" in ended.stderr
+        assert l2init(project, "table", "study.toml", "--runs", small).returncode == 0
+    finally: subprocess.run(["umount", small], check=True)
