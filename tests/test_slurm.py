@@ -1,0 +1,111 @@
+"""A study on a real Slurm of one node, which `slurm.sh` starts on loopback."""
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_cli import STUDY, l2init
+from test_survival import files, made
+
+pytestmark = pytest.mark.xdist_group("slurm")
+LONG = STUDY.replace("tasks = 2", "tasks = 40")
+
+
+def waiting(folder, study=LONG):
+    "A project whose runs wait after their 20th task until there is a file `go`, so that they can be disturbed in the middle."
+    project = made(folder, study)
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    wait = ["import os, time", "learn = Cohort.learn", "def patient(cohort, task):", "    while task.index == 20 and not os.path.exists('../../../go'): time.sleep(.1)", "    return learn(cohort, task)", "Cohort.learn = patient"]
+    content = json.loads(notebook.read_text())
+    cell = next(c for c in content["cells"] if "train(cohort, s," in "".join(c["source"]))
+    cell["source"] = [line + "\n" for line in wait] + cell["source"]
+    notebook.write_text(json.dumps(content))
+    return project
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    "The environment in which Slurm's commands find it."
+    if os.geteuid() != 0 or not shutil.which("apt-get"): pytest.skip("Slurm is installed and started as root on Debian only")
+    folder, script = tmp_path_factory.mktemp("slurm"), ROOT / "tests" / "slurm.sh"
+    started = subprocess.run([script, "start", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if started.returncode: pytest.skip(f"Slurm does not start here: {started.stderr[-300:]}")
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    yield
+    subprocess.run([script, "stop", folder], check=True)
+    del os.environ["SLURM_CONF"]
+
+
+def in_queue(): return subprocess.run(["squeue", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(.3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "The long study, done by local workers."
+    project = waiting(tmp_path_factory.mktemp("undisturbed"))
+    (project / "go").touch()
+    ended = l2init(project, "run", "study.toml", "--workers", 2)
+    assert ended.returncode == 0, ended.stderr
+    return project, ended.stdout
+
+
+def test_cancelled_and_warned_elements_finish_and_the_table_is_the_same(slurm, undisturbed, tmp_path):
+    """One element is cancelled in the middle, the other gets the signal that Slurm sends before the time limit and before preemption:
+    it asks to be queued anew by itself. The same command submits the cancelled one again, and then prints the table that local workers give."""
+    project = waiting(tmp_path)
+    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 30, "--checkpoint-every", 0)
+    progress = lambda: {p.parent.name: p.read_text() for p in project.glob("runs/study/*/progress")}
+    first = run()
+    assert first.returncode == 0 and "Submitted 2 runs as job" in first.stderr, first.stderr
+    again = run()
+    assert again.returncode == 0 and "2 runs are in the queue or running already" in again.stderr and "Submitted" not in again.stderr
+    wait_until(lambda: list(progress().values()) == ["20/40"] * 2)
+    its_job, warned = [f.read_text() for f in project.glob("runs/study/*/job")]
+    subprocess.run(["scancel", its_job], check=True)
+    subprocess.run(["scancel", "--signal=USR2", warned], check=True)
+    wait_until(lambda: its_job not in in_queue())
+    (project / "go").touch()
+    second = run()
+    assert second.returncode == 0 and "Submitted 1 runs" in second.stderr, second.stderr
+    job = lambda: subprocess.run(["scontrol", "show", "job", warned], capture_output=True, text=True).stdout
+    wait_until(lambda: "Restarts=1" in job() and "PENDING" in job())
+    subprocess.run(["scontrol", "update", f"JobId={warned}", "StartTime=now"], check=True) # Slurm waits two minutes before it starts a job anew
+    wait_until(lambda: len(list(project.glob("runs/study/*/done"))) == 2, 180)
+    wait_until(lambda: not in_queue())
+    last = run()
+    assert last.returncode == 0, last.stderr
+    calm, table = undisturbed
+    assert last.stdout == table and files(project) == files(calm)
+
+
+def test_a_job_past_its_time_limit_is_resumed_by_the_same_command(slurm, undisturbed, tmp_path):
+    "Slurm ends the element without a warning that it could heed, as a node that is lost does; the same command does the rest."
+    project = waiting(tmp_path, LONG.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', ""))
+    assert l2init(project, "run", "study.toml", "--slurm", "--checkpoint-every", 0).returncode == 0
+    file, = project.glob("runs/study/*/job")
+    wait_until(lambda: (file.parent / "progress").exists() and (file.parent / "progress").read_text() == "20/40")
+    subprocess.run(["scancel", "--signal=KILL", "--full", file.read_text()], check=True)
+    wait_until(lambda: not in_queue())
+    (project / "go").touch()
+    assert l2init(project, "run", "study.toml", "--slurm").returncode == 0
+    wait_until((file.parent / "done").exists)
+    assert files(project).items() <= files(undisturbed[0]).items()
+    wait_until(lambda: not in_queue())
+
+
+def test_without_slurm_one_clear_error(tmp_path):
+    project = made(tmp_path)
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "sbatch").exists())
+    ended = l2init(project, "run", "study.toml", "--slurm", PATH=path)
+    assert ended.returncode == 2 and "needs Slurm's sbatch on the PATH" in ended.stderr and len(ended.stderr.splitlines()) == 1 and not (project / "runs").exists()
