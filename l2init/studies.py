@@ -113,7 +113,7 @@ def read_study(study_file:str|Path)->Study:
     except FileNotFoundError:
         here = sorted(str(p) for p in study_file.parent.glob("*.toml"))
         raise unknown("study file", str(study_file), here) from None
-    except OSError as e: raise InputError(f"{study_file} cannot be read: {e.strerror}.") from None
+    except OSError as e: raise InputError(f"{short(str(study_file))} cannot be read: {e.strerror}.") from None
     except RecursionError: raise InputError(f"{study_file} cannot be read: its values are nested too deeply.") from None
     except ValueError as e: raise InputError(f"{study_file} is not TOML: {e}.") from None # of the grammar, the encoding or a number that is too long
     return checked(Study, str(study_file), content)

@@ -3,7 +3,6 @@ import ast
 import copy
 import datetime
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,19 +11,18 @@ from pathlib import Path
 import papermill.translators
 import pytest
 from conftest import ROOT
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from l2init import cli
 from l2init.cohorts import Probes, methods
 from l2init.core import InputError
 from l2init.networks import networks
-from l2init.optimizers import optimizers
 from l2init.streams import streams
 from l2init.studies import papermill_to, plan
 
 STUDY = dict(
     about="", seeds=[0, 1], select_seeds=[], protocol="paper", plugins=[], probes={},
-    streams=[dict(name="random_label_mnist", dataset="mnist5k", tasks=2, examples=32, passes=2)],
+    streams=[dict(name="random_label_mnist", dataset="synthetic_images_10x40", tasks=2, examples=32, passes=2)],
     methods=[dict(name="l2_init", strength=[1e-2, 1e-3])],
     optimizers=[dict(name="adam", learning_rate=[1e-3])],
     networks=[dict(name="mlp", hidden=[8])])
@@ -115,7 +113,7 @@ CASES = {
     "a number that Python does not read": (b"seeds = [" + b"9" * 5000 + b"]", ["is not TOML", "4300 digits"]),
     "more tasks than can be": (changed(*STREAM, "tasks", to=10**9), ["tasks = 1000000000", "at most 1,000,000"]),
     "more tasks than there are classes": (changed("streams", to=[dict(name="continual_imagenet", dataset="synthetic_images_6x42", each=36, examples=72, batch_size=24, tasks=10**6)]), ["1000000 tasks need 2000000 classes"]),
-    "more examples than there are": (changed(*STREAM, "examples", to=10**9), ["1000000000 examples is larger than data set mnist5k, which has 4000"]),
+    "more examples than there are": (changed(*STREAM, "examples", to=10**9), ["1000000000 examples is larger than data set synthetic_images_10x40, which has 350"]),
     "no examples": (changed(*STREAM, "examples", to=0), ["examples = 0", "greater than or equal to 1"]),
     "a negative batch": (changed(*STREAM, "batch_size", to=-16), ["batch_size = -16", "greater than or equal to 1"]),
     "an enormous data set": (changed(*STREAM, "dataset", to="synthetic_images_999999999x999999999"), ["synthetic_images_999999999x999999999", "at most 10,000,000 images"]),
@@ -123,7 +121,7 @@ CASES = {
     "an enormous network": (changed(*NETWORK, "hidden", to=[10**6, 10**6]), ["4 learners have", "at most 10,000,000,000"]),
     "units beyond real numbers": (changed("networks", to=[dict(name="mlp", hidden=[10**400], activation="crelu")]), ["hidden.0 = 1000", "less than or equal to 1000000"]),
     "no units": (changed(*NETWORK, "hidden", to=[0]), ["hidden.0 = 0", "greater than or equal to 1"]),
-    "kernels larger than images": (changed("networks", to=[dict(name="cnn", kernels=[29, 5])]), ["images of 28×28 are too small"]),
+    "kernels larger than images": (changed("networks", to=[dict(name="cnn", kernels=[33, 5])]), ["images of 32×32 are too small"]),
     "channels without kernels": (changed("networks", to=[dict(name="cnn", channels=[4])]), ["1 channels but 2 kernels"]),
     "a seed beyond 64 bits": (changed("seeds", to=[2**63]), ["seeds.0 = 9223372036854775808", "less than 9223372036854775808"]),
     "a negative seed": (changed("seeds", to=[0, -1]), ["seeds.1 = -1", "greater than or equal to 0"]),
@@ -170,7 +168,7 @@ CASES = {
     # paths
     "a stream elsewhere": (changed(*STREAM, "name", to="../experiments/random_label_mnist"), ["Unknown stream '../experiments/random_label_mnist'", "Did you mean 'random_label_mnist'"]),
     "a report elsewhere": (changed("report", to="../experiments/permuted_mnist"), ["Unknown report '../experiments/permuted_mnist'", "Allowed: demo"]),
-    "a report by a detour": (changed("report", to="../reports/demo"), ["Unknown report '../reports/demo'", "Did you mean 'demo'"]),
+    "a report by a detour": (changed("report", to="../reports/demo"), ["Unknown report '../reports/demo'", "Allowed: demo"]),
     "a report at an absolute path": (changed("report", to=str(ROOT / "nbs" / "reports" / "demo")), ["Unknown report", "Allowed: demo"]),
     "a report with a null byte": (changed("report", to="demo\0"), [r"Unknown report 'demo\x00'", "Did you mean 'demo'"]),
     "a report with a name that is too long": (changed("report", to="d" * 5000), ["Unknown report 'ddd"]),
@@ -225,7 +223,7 @@ def test_bad_study_files(project, monkeypatch, capsys, case):
 
 @pytest.mark.parametrize("file, says", {
     "folder.toml": "folder.toml is not a file", "nowhere/study.toml": "Unknown study file", "studdy.toml": "Did you mean 'study.toml'", ".": "is not", "/": "is not", "": "is not",
-    "/dev/zero": "is not a file", "a b.toml": "letters, digits", "studies/../../x.toml": "'..' is not", "x" * 5000: "too long", "x\0": "is not", "/dev/null/x.toml": "Not a directory",
+    "/dev/zero": "is not a file", "a b.toml": "letters, digits", "studies/../../x.toml": "'..' is not", "x" * 5000: "too long", "/dev/null/x.toml": "Not a directory",
 }.items())
 def test_bad_places_of_study_files(project, monkeypatch, capsys, file, says):
     (project / "study.toml").write_bytes(document(STUDY))
@@ -252,12 +250,9 @@ CODE = ["__import__('os').system('touch evaluated')", "');open('evaluated','w')#
 def test_nothing_is_evaluated(project, monkeypatch, code):
     monkeypatch.chdir(project)
     places = [("report",), ("protocol",), ("seeds",), ("probes",), ("plugins",), *((*p, "name") for p in (STREAM, METHOD, OPTIMIZER, NETWORK)), (*STREAM, "dataset"), (*STREAM, "tasks"), (*STREAM, "labels"),
-              (*METHOD, "strength"), (*OPTIMIZER, "learning_rate"), (*NETWORK, "activation"), (*NETWORK, "hidden"), ("plugins", 0), ("seeds", 0), (*METHOD, "strength", 0)]
-    study = dict(STUDY, plugins=[""])
-    for path in places:
-        monkeypatch.setitem(globals(), "STUDY", study if path == ("plugins", 0) else STUDY)
-        assert isinstance(attempt(project, changed(*path, to=code)), InputError), path
-    assert isinstance(attempt(project, changed("probes", to={code: 1})), InputError)
+              (*METHOD, "strength"), (*OPTIMIZER, "learning_rate"), (*NETWORK, "activation"), (*NETWORK, "hidden"), ("seeds", 0), (*METHOD, "strength", 0)]
+    for path in places: assert isinstance(attempt(project, changed(*path, to=code)), InputError), path
+    for path, value in (("probes", {code: 1}), ("plugins", [code])): assert isinstance(attempt(project, changed(path, to=value)), InputError)
     for path in (("about",), (*STREAM, "root")):
         run, = attempt(project, changed(*path, to=code))
         assert run.root == ("" if path == ("about",) else str(project / code))
@@ -279,7 +274,7 @@ def test_strings_come_into_a_notebook_as_they_are(tmp_path, monkeypatch):
 
 some = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-big = st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**63, 2**64, -2**63, 10**400, -10**400, 1 << 20_000]) | st.integers()
+big = st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**63, 2**64, -2**63, 10**400, -10**400]) | st.integers()
 moments = st.datetimes() | st.dates() | st.times()
 scalars = st.booleans() | big | st.floats() | texts | moments
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(texts, v, max_size=3), max_leaves=6)
@@ -289,8 +284,7 @@ TRICKS = ["../", "./", "/", "\0", "\n", "*", "~", " ", ".", "%2e%2e/", "\\", "\u
 @given(st.recursive(st.floats(allow_nan=False) | st.integers() | st.booleans() | texts, lambda v: st.lists(v, max_size=4) | st.dictionaries(texts, v, max_size=3)))
 @settings(some, max_examples=200)
 def test_parameters_are_written_as_the_same_values(value):
-    line = papermill.translators.PythonTranslator.codify(dict(value=value)).splitlines(keepends=False)
-    assignment = ast.parse("\n".join(line)).body[-1].value
+    assignment = ast.parse(papermill.translators.PythonTranslator.codify(dict(value=value))).body[-1].value
     assert ast.literal_eval(ast.unparse(assignment).replace("float('inf')", "1e999").replace("float('-inf')", "-1e999")) == value
 
 
@@ -328,5 +322,5 @@ def test_any_options(project, name, data):
     if name == "probes": change = dict(probes=options)
     else:
         kind = "streams" if name in streams else "networks" if name in networks else "methods"
-        change = {kind: [{**({"dataset": "mnist5k"} if kind == "streams" else {}), **options, "name": name}]}
+        change = {kind: [{**({"dataset": "synthetic_images_10x40"} if kind == "streams" else {}), **options, "name": name}]}
     attempt(project, document({**STUDY, **change}))
