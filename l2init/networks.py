@@ -377,7 +377,7 @@ def stack(self:Network, modules:list[nn.Sequential])->Tensor: # [K, P]
     return torch.stack(rows)
 
 # %% ../nbs/02_networks.ipynb #d6c22ff6
-Units = Annotated[int, Field(ge=1)]
+Units = Annotated[int, Field(ge=1, le=10**6)]
 
 class Architecture(Options):
     "What the options of all networks share. A subclass says what its layers are."
