@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -123,11 +122,6 @@ def floor(size, repetitions):
     return 1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), rates
 
 
-def memory(sizes):
-    "Peak memory in bytes of a process that trains a cohort of each size."
-    return {k: int(subprocess.run([sys.executable, __file__, "--memory", str(k)], capture_output=True, text=True, check=True).stdout) for k in sizes}
-
-
 def whole_machine(size, steps, workers):
     "Learner-steps per wall second of `size` learners on all cores, as studies run them: one process with one thread for each core."
     command = [sys.executable, __file__, "--part", str(size // workers), str(steps)]
@@ -164,14 +158,10 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", help="a part of the names of the works to measure; nothing is written then")
     parser.add_argument("--part", nargs=2, type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if args.part: return part(*args.part)
-    if args.memory:
-        turns(*cohort("MLP, Adam, L2 Init", args.memory))()
-        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     out = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(), **{p: version(p) for p in ("l2init", "torch", "numba")}, repetitions=args.repetitions, works={})
     print(f"{'learner-steps per CPU second':32} {'plain loop':>12} {'lock-step':>12} {'learners':>9} {'ratio':>7}")
@@ -187,15 +177,13 @@ def main():
     best = max(len(p) for p in cohort("MLP, Adam, L2 Init", 48)[1].parts)
     least, pieces = floor(best, args.repetitions)
     out["floor"] = dict(rate=least, size=best, **pieces)
-    peaks = memory((48, 192))
-    out["bytes per learner"] = (peaks[192] - peaks[48]) / 144
     turn = turns(*cohort("MLP, Adam, L2 Init", 48))
     turn()
     halves = [sum(turn() for _ in range(n)) for _ in range(args.repetitions) for n in (2, 4)]
     out["twice the tasks"] = median(b / a for a, b in zip(halves[::2], halves[1::2]))
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
     print(f"floor with {best} learners: {least:.0f} ({', '.join(f'{n} alone {r:.0f}' for n, r in pieces.items())}); reached: {max(out['sizes'].values()) / least:.0%}")
-    print(f"memory: {out['bytes per learner'] / 2**20:.2f} MiB for each learner more; twice the tasks take {out['twice the tasks']:.2f} times as long")
+    print(f"twice the tasks take {out['twice the tasks']:.2f} times as long")
     if find_spec("jax") is None: print("\nJAX is not installed (it is the extra `bench`), so it is not measured, and nothing is written.")
     else:
         workers = os.cpu_count()
