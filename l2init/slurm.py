@@ -73,7 +73,7 @@ def submit(runs:list[Run], # those to be done
     parameters, there = resources.parameters(), queued()
     todo = [r for r in runs if job_of(r) not in there]
     if not todo: return {}
-    executor = AutoExecutor(folder=todo[0].home / "slurm", cluster="slurm")
+    executor = AutoExecutor(folder=todo[0].home / "slurm", cluster="slurm", slurm_max_num_timeout=10**6) # as often as it takes
     executor.update_parameters(name=f"l2init {todo[0].study}", **parameters)
     jobs = executor.map_array(Element(), todo, [every] * len(todo))
     for r, job in zip(todo, jobs):

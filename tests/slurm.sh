@@ -5,7 +5,7 @@ folder=$2
 export SLURM_CONF=$folder/slurm.conf
 
 start() {
-    command -v slurmctld munged slurmd > "$folder/apt.log" 2>&1 ||
+    { command -v slurmctld && command -v munged && command -v slurmd; } > "$folder/apt.log" 2>&1 ||
         { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } > "$folder/apt.log" 2>&1 ||
         { tail -5 "$folder/apt.log" >&2; exit 3; }
     mkdir -p "$folder"/{state,spool,munge}

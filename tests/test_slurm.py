@@ -33,7 +33,9 @@ def slurm(tmp_path_factory):
     if os.geteuid() != 0 or not shutil.which("apt-get"): pytest.skip("Slurm is installed and started as root on Debian only")
     folder, script = tmp_path_factory.mktemp("slurm"), ROOT / "tests" / "slurm.sh"
     started = subprocess.run([script, "start", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if started.returncode: pytest.skip(f"Slurm does not start here: {started.stderr[-300:]}")
+    if started.returncode:
+        subprocess.run([script, "stop", folder], capture_output=True)
+        pytest.skip(f"Slurm does not start here: {started.stderr[-300:]}")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     yield
     subprocess.run([script, "stop", folder], check=True)
@@ -61,10 +63,10 @@ def undisturbed(tmp_path_factory):
 
 
 def test_cancelled_and_warned_elements_finish_and_the_table_is_the_same(slurm, undisturbed, tmp_path):
-    """One element is cancelled in the middle, the other gets the signal that Slurm sends before the time limit and before preemption:
-    it asks to be queued anew by itself. The same command submits the cancelled one again, and then prints the table that local workers give."""
+    """One element is cancelled in the middle, the other, which has five minutes, gets the signal that Slurm sends before the time limit:
+    it is past it for all that it knows, and asks to be queued anew by itself. The same command submits the cancelled one again, and then prints the table that local workers give."""
     project = waiting(tmp_path)
-    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 30, "--checkpoint-every", 0)
+    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 5, "--checkpoint-every", 0)
     progress = lambda: {p.parent.name: p.read_text() for p in project.glob("runs/study/*/progress")}
     first = run()
     assert first.returncode == 0 and "Submitted 2 runs as job" in first.stderr, first.stderr
@@ -89,8 +91,8 @@ def test_cancelled_and_warned_elements_finish_and_the_table_is_the_same(slurm, u
     assert last.stdout == table and files(project) == files(calm)
 
 
-def test_a_job_past_its_time_limit_is_resumed_by_the_same_command(slurm, undisturbed, tmp_path):
-    "Slurm ends the element without a warning that it could heed, as a node that is lost does; the same command does the rest."
+def test_a_job_that_is_killed_is_resumed_by_the_same_command(slurm, undisturbed, tmp_path):
+    "Without a warning that it could heed, as when its node is lost; the same command does the rest."
     project = waiting(tmp_path, LONG.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', ""))
     assert l2init(project, "run", "study.toml", "--slurm", "--checkpoint-every", 0).returncode == 0
     file, = project.glob("runs/study/*/job")
