@@ -53,7 +53,7 @@ def kill_one(parent, kind):
     return True
 
 
-@pytest.mark.xdist_group("survival")
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
     "Kernels, workers and the command itself are killed, 20 times in all; the same command, typed again and again, leaves what an undisturbed one leaves."
     study = STUDY.replace("tasks = 2", "tasks = 250").replace("[1e-2, 1e-3]", "[1e-2]") + '[[methods]]\nname = "redo"\nperiod = [3]\nthreshold = [0.1]\n'
@@ -88,6 +88,7 @@ def test_two_commands_at_the_same_second_share_the_work(tmp_path):
     assert table == other_table and (said + other_said).count(": done after") == 2, "each run is executed once"
 
 
+@pytest.mark.slow
 def test_a_run_past_its_time_limit_fails_alone(tmp_path):
     project = made(tmp_path, STUDY.replace("[1e-2, 1e-3]", "[1e-2]"))
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
@@ -101,6 +102,7 @@ def test_a_run_past_its_time_limit_fails_alone(tmp_path):
     assert again.returncode == 1 and "--retry-failed" in again.stderr and ": done after" not in again.stderr, "what failed is tried again on request only"
 
 
+@pytest.mark.slow
 def test_stop_on_failure(tmp_path):
     project = made(tmp_path)
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
@@ -121,6 +123,7 @@ def test_truncated_metrics_are_noticed(project):
     assert {p for p, content in files(project).items() if before[p] == content} == set(before) - {file.relative_to(project)}
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(project):
     folder = next((project / "runs" / "study").iterdir())
     (folder / "done").unlink() # as if it had been killed
