@@ -49,7 +49,7 @@ class Method:
     network: dict = field(default_factory=dict) # network options that it sets
     consolidation: bool = False # is there elastic weight consolidation?
 
-    @property
+    @cached_property
     def hyper(self)->type[Options]:
         "Names, types and ranges of the hyper-parameters: those of its parts."
         parts = [kinds[name].hyper for kinds, name in ((penalties, self.penalty), (resets, self.reset)) if name] + [Consolidation.hyper] * self.consolidation

@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .core import InputError, Options, Registry, checked, key, normal, uniform
+from .core import InputError, Options, Registry, checked
+from .random_numbers import key, normal, uniform
 
 # %% ../nbs/02_networks.ipynb #1c029ae9
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def views(self:Network, flat:Tensor)->list[dict[str, Tensor]]:
 def draw(self:Network,
          purpose:str, # what the draw is for
          seeds:Tensor, # int64, [K]
-         *counters, # as in `l2init.core.key`
+         *counters, # as in `l2init.random_numbers.key`
         )->Tensor: # [K, P]
     "Parameters drawn from the initial law."
     parts = []

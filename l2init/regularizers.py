@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .core import InputError, Options, Registry, checked, key
+from .core import InputError, Options, Registry, checked
+from .random_numbers import key
 from .networks import Network, cross_entropy
 
 # %% ../nbs/03_regularizers.ipynb #d5a7086e

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor
 
-from .core import Options, Registry, key, uniform
+from .core import Options, Registry
+from .random_numbers import key, uniform
 from .networks import HiddenLayer, Network, in_a_loop, incoming, initial_law, outgoing
 
 # %% ../nbs/04_resets.ipynb #ca0134d0

@@ -18,7 +18,7 @@ from scipy import stats
 
 from .cohorts import methods
 from .core import InputError, unknown, write, write_text
-from .studies import Run
+from .runs import Run
 
 # %% ../nbs/09_results.ipynb #2ab028cc
 RUN_COLUMNS = ["stream", "dataset", "method", "optimizer"] # what a run's parameters always add to its metrics
@@ -160,7 +160,7 @@ def keep(frame:pd.DataFrame, # as from `load`
     name = runs[0].study
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
     provenance = dict(study=name, about=" ".join(about.split()), command=command, runs=len(runs), learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
-                      seconds=round(sum(e["seconds"] for e in env)), **{k: v for k, v in env[0].items() if k not in ("seconds", "commit")}, commits=sorted({str(e["commit"]) for e in env}))
+                      seconds=round(sum(r.seconds for r in runs)), **{k: v for k, v in env[0].items() if k != "commit"}, commits=sorted({str(e["commit"]) for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     write(paths[0], lambda p: frame.to_parquet(p, index=False))

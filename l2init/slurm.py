@@ -17,7 +17,7 @@ from submitit import AutoExecutor
 from submitit.helpers import Checkpointable
 
 from .core import InputError, write_text
-from .studies import Run, execute
+from .runs import Run, execute
 
 # %% ../nbs/08_slurm.ipynb #2c7a12e0
 class Element(Checkpointable):
