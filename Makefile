@@ -23,7 +23,7 @@ install: $(VENV)/installed ## install l2init and all it needs into .venv
 demo: install ## run the demo study (STUDY=… for another), print its table and the paths of its figures
 	@$(BIN)/l2init run $(STUDY)
 
-test: install ## run every test
+test: install ## run the tests, but those that take minutes
 	@$(BIN)/pytest
 
 lab: install ## read and run the notebooks in JupyterLab

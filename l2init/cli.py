@@ -49,6 +49,8 @@ def run(study:StudyFile,
     "Execute the runs of a study that are not done yet, then its report. Two such commands at once share the runs."
     if dry_run: return preview(study, runs, workers)
     if slurm: return on_slurm(study, runs, retry_failed, checkpoint_every, partition=partition, minutes=minutes, gpus=gpus, parallel=parallel, options=tuple(slurm_option or ()))
+    from l2init.studies import check_how
+    check_how(workers, timeout, checkpoint_every)
     planned = planned_and_kept(study, runs)
     say(f"{study.stem}: {len(planned) + pending(planned)} runs, {sum(r.state == 'done' for r in planned)} of them done already.")
     tried, start, waited = set(), time.monotonic(), False

@@ -56,7 +56,7 @@ class Run:
         identity = json.dumps([_code(self.notebook, self.notebook.stat().st_mtime_ns), l2init.__version__, self.params, *texts], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def folder(self)->Path: return self.home / self.id
 
     def to_json(self)->str:
@@ -88,12 +88,14 @@ def state(self:Run)->str:
 @patch(as_prop=True)
 def seconds(self:Run)->float|None:
     "How long a run that is done took, its kernel's start included."
-    return float((self.folder / "done").read_text()) if self.state == "done" else None
+    file = self.folder / "done"
+    return float(file.read_text()) if file.exists() else None
 
 @patch(as_prop=True)
 def error(self:Run)->str:
     "The last line of a failed run's traceback."
-    return (self.folder / "error.txt").read_text().strip().splitlines()[-1] if self.state == "failed" else ""
+    file = self.folder / "error.txt"
+    return file.read_text().strip().splitlines()[-1] if file.exists() else ""
 
 @patch(as_prop=True)
 def progress(self:Run)->str:

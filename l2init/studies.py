@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Some', 'MOST_RUNS', 'MOST_NUMBERS', 'TYPES', 'PLACE', 'Named', 'Study', 'project_root', 'read_study', 'parameters',
            'load_plugins', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run', 'absolute',
-           'stream_of', 'choose', 'seconds_per_step', 'environment', 'record', 'run_study', 'gpu_of', 'check_writable',
-           'report']
+           'stream_of', 'choose', 'seconds_per_step', 'environment', 'record', 'run_study', 'gpu_of', 'check_how',
+           'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
@@ -280,13 +280,13 @@ def run_study(planned:list[Run], # as from `plan`
               every:float=60, # seconds between two checkpoints, at least
              )->Iterator[tuple[Run, float]]: # each run as it ends, and its seconds
     "Execute the runs that are not done yet. A run that fails is recorded, and the others go on; if this is stopped, so are they."
-    for name, value in dict(workers=workers, timeout=timeout).items():
-        if value is not None and not value > 0: raise InputError(f"{name} = {value}: it must be more than 0.")
-    if not every >= 0: raise InputError(f"every = {every}: it must not be less than 0.")
+    check_how(workers, timeout, every)
     check_writable(planned[0].home)
+    if not (todo := [r for r in planned if r.state != "done"]): return
+    workers = min(workers, len(todo))
     alive, stopped, pool, slots = set(), Event(), ThreadPoolExecutor(workers), SimpleQueue()
     for n in range(workers): slots.put(n)
-    futures = [pool.submit(_in_process, r, alive, stopped, slots, timeout, every) for r in planned if r.state != "done"]
+    futures = [pool.submit(_in_process, r, alive, stopped, slots, timeout, every) for r in todo]
     try: yield from (f.result() for f in as_completed(futures))
     finally:
         stopped.set()
@@ -333,6 +333,12 @@ def gpu_of(slot:int)->dict:
     return dict(CUDA_VISIBLE_DEVICES=visible[slot % len(visible)])
 
 # %% ../nbs/08_studies.ipynb #2def9cc3
+def check_how(workers:int, timeout:float|None, every:float)->None:
+    "Raise `InputError` for what `run_study` cannot do."
+    for name, value in dict(workers=workers, timeout=timeout).items():
+        if value is not None and not value > 0: raise InputError(f"{name} = {value}: it must be more than 0.")
+    if not every >= 0: raise InputError(f"every = {every}: it must not be less than 0.")
+
 def check_writable(folder:Path)->None:
     "Raise `InputError` unless files can be made in `folder`, which is made if it is not there."
     try:

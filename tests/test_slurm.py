@@ -62,27 +62,34 @@ def undisturbed(tmp_path_factory):
     return project, ended.stdout
 
 
-def test_cancelled_and_warned_elements_finish_and_the_table_is_the_same(slurm, undisturbed, tmp_path):
-    """One element is cancelled in the middle, the other, which has five minutes, gets the signal that Slurm sends before the time limit:
-    it is past it for all that it knows, and asks to be queued anew by itself. The same command submits the cancelled one again, and then prints the table that local workers give."""
+ONE = LONG.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', "") # run
+
+
+def begin_anew(job):
+    "Wait until Slurm has queued a job again, and let it begin now instead of after two minutes."
+    shown = lambda: subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
+    wait_until(lambda: "Restarts=1" in shown() and "PENDING" in shown())
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+
+
+def test_a_cancelled_element_and_one_past_its_time_limit_finish_and_the_table_is_the_same(slurm, undisturbed, tmp_path):
+    """One element is cancelled in the middle; the other comes to its time limit, of which Slurm warns, and is queued anew by itself.
+    The same command submits the cancelled one again, and then prints the table that local workers give."""
     project = waiting(tmp_path)
-    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 5, "--checkpoint-every", 0)
+    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 2, "--checkpoint-every", 0)
     progress = lambda: {p.parent.name: p.read_text() for p in project.glob("runs/study/*/progress")}
     first = run()
     assert first.returncode == 0 and "Submitted 2 runs as job" in first.stderr, first.stderr
     again = run()
     assert again.returncode == 0 and "2 runs are in the queue or running already" in again.stderr and "Submitted" not in again.stderr
     wait_until(lambda: list(progress().values()) == ["20/40"] * 2)
-    its_job, warned = [f.read_text() for f in project.glob("runs/study/*/job")]
-    subprocess.run(["scancel", its_job], check=True)
-    subprocess.run(["scancel", "--signal=USR2", warned], check=True)
-    wait_until(lambda: its_job not in in_queue())
+    cancelled, slow = [f.read_text() for f in project.glob("runs/study/*/job")]
+    subprocess.run(["scancel", cancelled], check=True)
+    wait_until(lambda: cancelled not in in_queue())
+    begin_anew(slow)
     (project / "go").touch()
     second = run()
     assert second.returncode == 0 and "Submitted 1 runs" in second.stderr, second.stderr
-    job = lambda: subprocess.run(["scontrol", "show", "job", warned], capture_output=True, text=True).stdout
-    wait_until(lambda: "Restarts=1" in job() and "PENDING" in job())
-    subprocess.run(["scontrol", "update", f"JobId={warned}", "StartTime=now"], check=True) # Slurm waits two minutes before it starts a job anew
     wait_until(lambda: len(list(project.glob("runs/study/*/done"))) == 2, 180)
     wait_until(lambda: not in_queue())
     last = run()
@@ -91,9 +98,23 @@ def test_cancelled_and_warned_elements_finish_and_the_table_is_the_same(slurm, u
     assert last.stdout == table and files(project) == files(calm)
 
 
+def test_a_preempted_element_goes_on_by_itself(slurm, undisturbed, tmp_path):
+    "A job of a partition with priority needs the node; Slurm queues the element anew."
+    project = waiting(tmp_path, ONE)
+    assert l2init(project, "run", "study.toml", "--slurm", "--checkpoint-every", 0).returncode == 0
+    file, = project.glob("runs/study/*/job")
+    wait_until(lambda: (file.parent / "progress").exists() and (file.parent / "progress").read_text() == "20/40")
+    subprocess.run(["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"], check=True, capture_output=True)
+    begin_anew(file.read_text())
+    (project / "go").touch()
+    wait_until((file.parent / "done").exists)
+    assert files(project).items() <= files(undisturbed[0]).items()
+    wait_until(lambda: not in_queue())
+
+
 def test_a_job_that_is_killed_is_resumed_by_the_same_command(slurm, undisturbed, tmp_path):
     "Without a warning that it could heed, as when its node is lost; the same command does the rest."
-    project = waiting(tmp_path, LONG.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', ""))
+    project = waiting(tmp_path, ONE)
     assert l2init(project, "run", "study.toml", "--slurm", "--checkpoint-every", 0).returncode == 0
     file, = project.glob("runs/study/*/job")
     wait_until(lambda: (file.parent / "progress").exists() and (file.parent / "progress").read_text() == "20/40")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
+from l2init.runs import Run, keep_plan
 from test_cli import STUDY, l2init
 
 L2INIT = Path(sys.executable).with_name("l2init")
@@ -180,3 +181,37 @@ def test_a_disk_that_is_full(project):
         assert ended.returncode == 2 and "cannot be written: Read-only file system" in ended.stderr
         assert l2init(project, "table", "study.toml", "--runs", small).returncode == 0
     finally: subprocess.run(["umount", small], check=True)
+
+
+def test_status_of_five_thousand_runs(tmp_path):
+    "It takes less than two seconds: the plan is kept, and torch is not needed."
+    project, home = made(tmp_path), tmp_path / "runs" / "study"
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    runs = [Run("study", notebook, dict(method="l2", hyper=dict(strength=[s * 1e-5]), optimizer="adam"), home, 100, 2) for s in range(5000)]
+    for i, r in enumerate(runs):
+        r.folder.mkdir(parents=True)
+        (r.folder / "lock").touch()
+        if i % 10 == 0: (r.folder / "error.txt").write_text("Traceback\nRuntimeError: out of luck")
+        elif i % 10 < 8: (r.folder / "done").write_text("12.5")
+    keep_plan(project / "study.toml", runs)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        said = l2init(project, "status", "study.toml").stdout
+        seconds.append(time.perf_counter() - start)
+    assert [said.count(f" {state} ") for state in ("done", "failed", "waiting")] == [3500, 500, 1000] and said.count("out of luck") == 500
+    assert min(seconds) < 2, seconds
+
+
+@pytest.mark.slow
+def test_two_hundred_tiny_runs(tmp_path):
+    "None is lost, none is done twice. Prints what a run costs beyond its steps."
+    methods = "".join(f'[[methods]]\nname = "l2_init"\nstrength = [{s}e-4]\n' for s in range(1, 201))
+    project = made(tmp_path, STUDY[:STUDY.index("[[methods]]")] + methods + STUDY[STUDY.index("[[optimizers]]"):])
+    start = time.perf_counter()
+    ended = l2init(project, "run", "study.toml", "--workers", 2)
+    seconds = time.perf_counter() - start
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count(": done after") == 200 == len(files(project)) and "[200/200 done" in ended.stderr
+    assert all((p.parent / "log.txt").exists() and not (p.parent / "error.txt").exists() for p in project.glob("runs/study/*/done"))
+    print(f"{seconds:.0f} s for 200 runs with 2 workers: {seconds * 2 / 200:.1f} s each")
