@@ -1,7 +1,7 @@
 """Lock-step training against the plain per-learner loop, in one run: CPU seconds of one thread.
 
 Both sides do the same mathematics on the same batches and record online accuracy. They take turns, and each figure is a median over the turns: the machine may be shared, so read the ratios.
-Beside them stands the floor: what the step's own matrix products and one pass of the optimizer over weights, anchors and moments take in isolation. Then the whole machine is measured against JAX.
+Beside them stands the floor: what the step's own matrix products and one pass of the optimizer over weights, anchors and moments take in isolation. Then come peak memory, a small study's share of wall time in steps, and the whole machine against JAX.
 """
 import argparse
 import json
@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from importlib.metadata import version
@@ -140,6 +141,60 @@ def part(size, steps):
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(steps // s.steps): turn()
+    print(*[line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")] if sys.platform == "linux" else [0])
+
+
+def peak_memory(size):
+    "The most kilobytes that a process with `size` learners had in memory."
+    return int(subprocess.run([sys.executable, __file__, "--part", str(size), "400"], input="go\n", capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+STUDY = """
+seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+plugins = ["timed.py"]
+[[streams]]
+name = "permuted_mnist"
+dataset = "mnist5k"
+tasks = 100
+examples = 4000
+[[methods]]
+name = "l2"
+strength = [1e-2, 1e-3, 1e-4, 1e-5]
+[[methods]]
+name = "l2_init"
+strength = [1e-2, 1e-3, 1e-4, 1e-5]
+[[optimizers]]
+name = "adam"
+learning_rate = [1e-3]
+"""
+
+TIMED = """
+import time
+from pathlib import Path
+from l2init.cohorts import Cohort
+learn, began = Cohort.learn, []
+def timed(self, task):
+    if began: return learn(self, task) # a part of a cohort
+    began.append(time.perf_counter())
+    out = learn(self, task)
+    with Path("seconds").open("a") as f: f.write(f"{time.perf_counter() - began.pop()}\\n")
+    return out
+Cohort.learn = timed
+"""
+
+
+def share_of_steps():
+    "Of the wall time of a small study with a worker for each of two runs: the share in training steps. The rest is kernels, papermill, probes and writing."
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        (project / "nbs").symlink_to(Path(__file__).resolve().parents[1] / "nbs")
+        (project / "study.toml").write_text(STUDY)
+        (project / "timed.py").write_text(TIMED)
+        start = time.perf_counter()
+        subprocess.run([Path(sys.executable).with_name("l2init"), "run", "study.toml", "--workers", "2"], cwd=project, check=True, capture_output=True)
+        wall = time.perf_counter() - start
+        steps = sum(float(line) for file in project.glob("runs/study/*/seconds") for line in file.read_text().split())
+    return dict(wall=wall, workers=2, steps=steps, share=steps / (2 * wall))
 
 
 def with_jax(size, steps, repetitions, workers):
@@ -184,6 +239,11 @@ def main():
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
     print(f"floor with {best} learners: {least:.0f} ({', '.join(f'{n} alone {r:.0f}' for n, r in pieces.items())}); reached: {max(out['sizes'].values()) / least:.0%}")
     print(f"twice the tasks take {out['twice the tasks']:.2f} times as long")
+    memory = {k: peak_memory(k) / 1024 for k in (8, 48, 192)}
+    out["memory"] = dict(megabytes=memory, per_learner=(memory[192] - memory[48]) / (192 - 48), per_learner_before=(memory[48] - memory[8]) / (48 - 8))
+    out["study"] = share_of_steps()
+    print("peak memory: " + ", ".join(f"{k} learners {m:.0f} MiB" for k, m in memory.items()) + f"; each further learner {out['memory']['per_learner_before']:.2f} MiB up to 48, {out['memory']['per_learner']:.2f} MiB up to 192")
+    print(f"a study of {out['study']['wall']:.0f} s: {out['study']['share']:.0%} of the time of its workers in training steps")
     if find_spec("jax") is None: print("\nJAX is not installed (it is the extra `bench`), so it is not measured, and nothing is written.")
     else:
         workers = os.cpu_count()

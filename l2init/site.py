@@ -37,7 +37,7 @@ def page(text:str, folder:Path)->str:
         nb = dict2nb(json.loads(text))
         nb.path_ = find_notebook(text, folder)
         FilterDefaults()(nb)
-    return nb2str(nb).replace("#LNone", "") # a link to a line that nbdev did not find
+    return nb2str(nb).replace("#LNone", "").replace("__main__.", "") # a link to a line that nbdev did not find; a class, as the page's own notebook knows it
 
 def as_markdown(data:dict)->dict: # what an output holds, by type
     "The same with HTML as Markdown that holds it."
