@@ -153,10 +153,11 @@ STUDY = """
 seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 plugins = ["timed.py"]
 [[streams]]
-name = "permuted_mnist"
+name = "random_label_mnist"
 dataset = "mnist5k"
-tasks = 100
-examples = 4000
+tasks = 30
+examples = 160
+passes = 200
 [[methods]]
 name = "l2"
 strength = [1e-2, 1e-3, 1e-4, 1e-5]
