@@ -45,14 +45,13 @@ class Resources:
 
     def parameters(self)->dict:
         "As submitit has them. Raises `InputError` for what cannot be."
-        for name in ("minutes", "parallel"):
-            if getattr(self, name) < 1: raise InputError(f"{name} = {getattr(self, name)}: at least 1 is needed.")
-        if self.gpus < 0: raise InputError(f"gpus = {self.gpus}: it must not be less than 0.")
+        for name, least in (("minutes", 2), ("parallel", 1), ("gpus", 0)): # the warning may come 90 seconds before the end
+            if getattr(self, name) < least: raise InputError(f"{name} = {getattr(self, name)}: at least {least} is needed.")
         for option in self.options:
             if not option.partition("=")[2]: raise InputError(f"{option!r} is no option of sbatch: KEY=VALUE is, e.g. account=myproject.")
         further = dict(option.partition("=")[::2] for option in self.options)
         asked = dict(slurm_partition=self.partition, gpus_per_node=self.gpus or None)
-        return dict(timeout_min=self.minutes, cpus_per_task=1, slurm_array_parallelism=self.parallel, slurm_setup=["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
+        return dict(timeout_min=self.minutes, slurm_signal_delay_s=30, cpus_per_task=1, slurm_array_parallelism=self.parallel, slurm_setup=["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
                     slurm_additional_parameters={"requeue": True, **{n.lstrip("-"): v for n, v in further.items()}}, **{n: v for n, v in asked.items() if v})
 
 # %% ../nbs/08_slurm.ipynb #f17e1805

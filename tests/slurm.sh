@@ -7,7 +7,7 @@ export SLURM_CONF=$folder/slurm.conf
 start() {
     { command -v slurmctld && command -v munged && command -v slurmd; } > "$folder/apt.log" 2>&1 ||
         { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } > "$folder/apt.log" 2>&1 ||
-        { tail -5 "$folder/apt.log" >&2; exit 3; }
+        { tail -n 5 "$folder/apt.log" >&2; exit 3; }
     mkdir -p "$folder"/{state,spool,munge}
     chmod 755 "$folder" "$folder/munge"
     head -c 1024 /dev/urandom > "$folder/munge.key"
@@ -50,7 +50,7 @@ CONF
         sinfo --noheader --format=%t 2> /dev/null | grep -q idle && return
         sleep .2
     done
-    tail -5 "$folder"/slurm*.log >&2
+    tail -n 5 "$folder"/slurm*.log >&2
     exit 3
 }
 

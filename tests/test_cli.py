@@ -57,7 +57,7 @@ def test_a_study_from_start_to_table(project):
 
     first = l2init(project, "run", "study.toml", "--workers", 2)
     assert first.returncode == 0, first.stderr
-    folders = sorted((project / "runs" / "study").iterdir())
+    folders = sorted(f for f in (project / "runs" / "study").iterdir() if f.is_dir())
     assert len(folders) == 2
     for folder in folders: assert {"params.json", "run.ipynb", "metrics.parquet", "env.json", "done"} <= {p.name for p in folder.iterdir()}
     stamps = [(f / "metrics.parquet").stat().st_mtime_ns for f in folders]

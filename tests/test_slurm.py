@@ -66,19 +66,19 @@ ONE = LONG.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', "
 
 
 def begin_anew(job):
-    "Wait until Slurm has queued a job again, and let it begin now instead of after two minutes."
+    "Wait until Slurm has queued a job again, and let it begin now, instead of after two minutes, with all the time that it needs."
     shown = lambda: subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
     wait_until(lambda: "Restarts=1" in shown() and "PENDING" in shown())
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60"], check=True)
 
 
 def test_a_cancelled_element_and_one_past_its_time_limit_finish_and_the_table_is_the_same(slurm, undisturbed, tmp_path):
     """One element is cancelled in the middle; the other comes to its time limit, of which Slurm warns, and is queued anew by itself.
     The same command submits the cancelled one again, and then prints the table that local workers give."""
     project = waiting(tmp_path)
-    run = lambda: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--minutes", 2, "--checkpoint-every", 0)
+    run = lambda *options: l2init(project, "run", "study.toml", "--slurm", "--parallel", 2, "--checkpoint-every", 0, *options)
     progress = lambda: {p.parent.name: p.read_text() for p in project.glob("runs/study/*/progress")}
-    first = run()
+    first = run("--minutes", 2)
     assert first.returncode == 0 and "Submitted 2 runs as job" in first.stderr, first.stderr
     again = run()
     assert again.returncode == 0 and "2 runs are in the queue or running already" in again.stderr and "Submitted" not in again.stderr
