@@ -151,7 +151,7 @@ class Cohort:
     def arrays(self)->dict:
         "What a loop wants of the cohort at each step, as arrays that share its memory."
         at = pull(None if self.resamples else self.penalty, self.theta0, self.penalty_hyper, self.lr)
-        return dict(theta=self.theta.numpy(), grad=self.grad.numpy(), state={n: t.numpy() for n, t in self.state.items()}, lr=self.lr.numpy(), row=self.row.numpy(), pull=[t.numpy() for t in at])
+        return dict(along=self.reset.along() if self.reset else {}, theta=self.theta.numpy(), grad=self.grad.numpy(), state={n: t.numpy() for n, t in self.state.items()}, lr=self.lr.numpy(), row=self.row.numpy(), pull=[t.numpy() for t in at])
 
 def only(column:pd.Series)->str:
     "The word that all learners of a cohort have as a hyper-parameter."
@@ -225,7 +225,7 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
         some = slice(start, start + batch * self.at_once())
         *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch) if self.widths else self.learn_by_layers(x[:, some], y[:, some])
         self.steps += values[0].shape[1]
-        if self.reset: self.reset.apply(saved, self.steps)
+        if self.reset and not (self.widths and self.arrays["along"]): self.reset.apply(saved, self.steps)
         seen.append(values)
         start = some.stop
     return tuple(torch.cat(v, 1) for v in zip(*seen))
@@ -234,7 +234,7 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
 def at_once(self:Cohort)->int:
     "How many steps can be taken before something is to be done between two of them."
     if not self.widths or self.resamples: return 1
-    return self.reset.idle(self.steps) if self.reset else 2**31
+    return self.reset.idle(self.steps) if self.reset and not self.arrays["along"] else 2**31
 
 @patch
 def learn_by_layers(self:Cohort, x, y):
@@ -251,7 +251,7 @@ def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches th
     "The same in one loop for all of some batches, learner by learner: loss and accuracy [K, batches]. Of what layers saved, there is what the last batch's activations were."
     (_, *hidden, classes), N, K, a = self.widths, y.shape[1], len(self.theta), self.arrays
     units, loss, accuracy = np.empty((K, batch * sum(hidden)), a["theta"].dtype), np.empty((K, -(-N // batch)), a["theta"].dtype), np.empty((K, -(-N // batch)), np.float32)
-    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), units, loss, accuracy
+    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), units, loss, accuracy, self.steps, a["along"].get("noise"), a["along"].get("renewal")
     at = pull(self.penalty, self.anchor(), self.penalty_hyper, self.lr) if self.resamples else a["pull"]
     with known_labels(y, classes): self.optimizer.run_loop("perceptron_", before, a["theta"], a["grad"], a["state"], a["lr"], *at)
     saved, start, B = [None] * len(self.network.layers), 0, (N - 1) % batch + 1 # examples in the last batch

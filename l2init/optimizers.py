@@ -86,5 +86,4 @@ class Adam(Optimizer):
         else: theta.sub_((m * (lr * v1)).div_(v.sqrt().add_(self.eps)))
 
     def loop(self, state):
-        each = state["m1"].shape[1] == state["m"].shape[1]
-        return "adam_each" if each else "adam", self.beta1, self.beta2, self.eps, self.correction == "lost"
+        return "adam", self.beta1, self.beta2, self.eps, self.correction == "lost"

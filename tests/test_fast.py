@@ -6,13 +6,14 @@ from conftest import hyper_of
 from l2init import cohorts
 from l2init.cohorts import Cohort, grid, methods, train
 from l2init.core import InputError
+from l2init.resets import ShrinkPerturb
 from l2init.streams import stream
 
 
-def trained(method, fast, network="mlp", optimizer="adam", dtype=torch.float64, **options):
-    "The weights of four learners after 200 steps."
-    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=80, passes=20)
-    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method)), (1, 28, 28), 10, method, optimizer, network, dtype=dtype, fast=fast, **options)
+def trained(method, fast, network="mlp", optimizer="adam", dtype=torch.float64, examples=80, hyper={}, **options):
+    "The weights of four learners and more after 200 steps."
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=examples, passes=20)
+    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method), **hyper), (1, 28, 28), 10, method, optimizer, network, dtype=dtype, fast=fast, **options)
     metrics = train(cohort, s, progress=False)
     return cohort.theta, metrics
 
@@ -23,6 +24,27 @@ def test_fast_equals_readable(method, optimizer):
     (fast, seen), (readable, expected) = (trained(method, f, optimizer=optimizer, hidden=[20]) for f in (True, False))
     assert torch.allclose(fast, readable, atol=1e-8)
     assert (seen.online_accuracy == expected.online_accuracy).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("hyper", [dict(), dict(utility="adaptable"), methods["continual_backprop"].hyper.in_code])
+def test_every_form_of_continual_backprop(hyper, optimizer):
+    "With three hidden layers, and a last batch that is smaller."
+    deep = dict(optimizer=optimizer, examples=72, hyper={n: [v] for n, v in hyper.items()}, hidden=[12, 20, 9])
+    fast, readable, plain = (trained(m, f, **o)[0] for m, f, o in (("continual_backprop", True, deep), ("continual_backprop", False, deep), ("plain", True, deep | dict(hyper={}))))
+    assert torch.allclose(fast, readable, atol=1e-8) and not torch.allclose(fast[:1], plain[:1], atol=1e-2)
+
+
+def test_a_reset_of_one_s_own_is_done():
+    "Also one that is made from a reset which a loop does by itself."
+    class Twice(ShrinkPerturb):
+        def apply(self, saved, step):
+            super().apply(saved, step)
+            self.stack.theta.mul_(.5)
+    cohort = Cohort(grid("shrink_perturb", [0], [1e-3], shrink=[0.], noise=[0.]), (1, 28, 28), 10, "shrink_perturb", hidden=[5])
+    cohort.reset = Twice(cohort.reset.stack, cohort.hyper)
+    cohort.step(torch.rand(1, 2, 1, 28, 28), torch.tensor([[0, 7]]))
+    assert torch.allclose(cohort.theta, cohort.theta0 / 2, atol=2e-3)
 
 
 @pytest.mark.parametrize("method", ["l2_init", "shrink_perturb", "redo", "continual_backprop"])
