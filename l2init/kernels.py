@@ -421,9 +421,91 @@ def conv_backward(x, weight, dy, # [K, B, H - size + 1, W - size + 1, c_out]
                     _product(like, W, last - first + 1, size * O, C, padded[first].ctypes.data, O, wide * O, 1, w[first - i + margin].ctypes.data, size * O * C, C,
                              zeros.ctypes.data, 0, dx[k, b, i].ctypes.data, C)
 
+# %% ../nbs/00_kernels.ipynb #1c4f4afb
+PICKED_ROWS = 5, 4, 3, 2, 1 # of a block
+
+@intrinsic
+def _picked(context, like, rows, vectors, n, numbers, places, x, x_row, y, y_row, last, scatter):
+    "For loops: y ← y + Σ numbers[p] · (x from the place p on), for as many rows and vectors; or `scatter`: y from the place p on ← itself + numbers[p] · x, for each p. Places are in bytes."
+    def code(context, b, signature, args):
+        _, rows, vectors, n, numbers, places, x, x_row, y, y_row, last, scatter = args
+        to = _Writer(context, b, like.dtype, last)
+        def each(p): return to.number_at(to.move(numbers, ir.Constant(to.i64, 1), p)), b.load(b.inttoptr(b.add(places, b.mul(p, ir.Constant(to.i64, 8))), to.i64.as_pointer()))
+        def gather_block(rows, vectors):
+            def sum_up(sums):
+                with cgutils.for_range(b, n) as p:
+                    number, place = each(p.index)
+                    for r, v in sums: to.add_product(sums[r, v], number, to.load(to.row(b.add(x, place), x_row, r), v, v == vectors - 1))
+            to.block(rows, vectors, y, y_row, y, y_row, sum_up)
+        def scatter_block(rows, vectors):
+            xs = {(r, v): to.load(to.row(x, x_row, r), v, v == vectors - 1) for r in range(rows) for v in range(vectors)}
+            with cgutils.for_range(b, n) as p:
+                number, place = each(p.index)
+                for r, v in xs:
+                    here = to.row(b.add(y, place), y_row, r)
+                    to.store(to.call("fma", to.vector, number, xs[r, v], to.load(here, v, v == vectors - 1)), here, v, v == vectors - 1)
+        with b.if_else(scatter) as (yes, no):
+            with yes: to.choose(rows, vectors, PICKED_ROWS, scatter_block)
+            with no: to.choose(rows, vectors, PICKED_ROWS, gather_block)
+        return context.get_dummy_value()
+    return types.void(like, *[types.intp] * 10, types.boolean), code
+
+@loop
+def _add_picked(like, rows, columns, n, numbers, places, x, x_row, y, y_row, scatter): # as for `_picked`, block by block
+    size = like.itemsize
+    lanes = BYTES // size
+    for column in range(0, columns, 3 * lanes):
+        left, shift, r = min(3 * lanes, columns - column), column * size, 0
+        vectors = (left + lanes - 1) // lanes
+        while r < rows:
+            many = min(5, rows - r)
+            _picked(like, many, vectors, n, numbers, places, x + r * x_row * size + shift, x_row, y + r * y_row * size + shift, y_row, left - (vectors - 1) * lanes, scatter)
+            r += many
+
+@loop
+def _add_picked_row(like, columns, n, numbers, places, x, y, scatter): # the same for one long row, pieces of which are the rows of a block
+    piece = 3 * BYTES // like.itemsize
+    whole = columns // piece
+    _add_picked(like, whole, piece, n, numbers, places, x, piece, y, piece, scatter)
+    done = whole * piece
+    if done < columns: _add_picked(like, 1, columns - done, n, numbers, places, x + done * like.itemsize, 0, y + done * like.itemsize, 0, scatter)
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _sum(numbers): # in any order
+    total = numbers.dtype.type(0)
+    for i in range(len(numbers)): total += numbers[i]
+    return total
+
 # %% ../nbs/00_kernels.ipynb #66aa96e6
 @loop
+def _column_sums(w, n, columns): # of the first n rows
+    total = np.zeros(columns, w.dtype)
+    for i in range(n):
+        for c in range(columns): total[c] += w[i * columns + c]
+    return total
+
+@loop
+def _picks(x, # [S, N, n], each seed's contiguous
+           row, # bytes in a row of the weights that it is multiplied with
+          ): # the lowest value; for all examples after each other, what the others are more than that, and where the rows are that they are multiplied with; where each example's begin [S N + 1], or nothing if they are more than half
+    S, N, n = x.shape
+    blank, begins = x[0, 0].min(), np.zeros(S * N + 1, np.int64)
+    for e in range(S * N):
+        example, many = x[e // N, e % N], 0
+        for i in range(n): many += example[i] != blank
+        begins[e + 1] = begins[e] + many
+    if 2 * begins[-1] > S * N * n: return blank, np.empty(0, x.dtype), np.empty(0, np.int64), begins[:0]
+    numbers, places = np.empty(begins[-1] + 1, x.dtype), np.empty(begins[-1] + 1, np.int64) # a last one is written over
+    for e in range(S * N):
+        example, p = x[e // N, e % N], np.uint64(begins[e])
+        for i in range(n): # without a branch, which could not be foreseen
+            numbers[p], places[p] = example[i] - blank, i * row
+            p += np.uint64(example[i] != blank)
+    return blank, numbers, places, begins
+
+@loop
 def _learn(x, # address of [B, widths[0]]
+           picks, first, # as from `_picks`, and which example is the batch's first
            y, # int64, [1, B]
            widths, # int64, of the input, of each hidden layer and of the output
            theta, grad, # [P], grad is written
@@ -435,10 +517,17 @@ def _learn(x, # address of [B, widths[0]]
     widest = widths[1:].max()
     logits, error, turned, zeros = np.empty((1, B, C), theta.dtype), np.empty((1, B, C), theta.dtype), np.empty(B * widest, theta.dtype), np.zeros(max(B, widest), theta.dtype)
     below, start, of_units, source = np.empty(B * widest, theta.dtype), 0, 0, x
+    blank, numbers, places, begins = picks
     for l in range(layers):
         n, O = widths[l], widths[l + 1]
         target = logits.ctypes.data if l == layers - 1 else units[of_units:].ctypes.data
-        _product(zeros, B, 1, n, O, source, n, 0, 1, theta[start:].ctypes.data, 0, O, theta[start + n * O:].ctypes.data, 0, target, O)
+        if l == 0 and len(begins):
+            start_row = theta[n * O:(n + 1) * O] + blank * _column_sums(theta, n, O)
+            for b in range(B):
+                p, many = begins[first + b], begins[first + b + 1] - begins[first + b]
+                _product(zeros, 1, 1, 0, O, x, 0, 0, 0, x, 0, 0, start_row.ctypes.data, 0, target + b * O * size, O) # a sum of nothing
+                _add_picked_row(zeros, O, many, numbers[p:].ctypes.data, places[p:].ctypes.data, theta.ctypes.data, target + b * O * size, False)
+        else: _product(zeros, B, 1, n, O, source, n, 0, 1, theta[start:].ctypes.data, 0, O, theta[start + n * O:].ctypes.data, 0, target, O)
         if l < layers - 1:
             for i in range(of_units, of_units + B * O): units[i] = 0 if units[i] <= 0 else units[i] # NaN stays
             of_units += B * O
@@ -449,12 +538,17 @@ def _learn(x, # address of [B, widths[0]]
         n, O = widths[l], widths[l + 1]
         start -= (n + 1) * O
         of_units -= B * n if l else 0
-        source = units[of_units:].ctypes.data if l else x
-        _product(zeros, n, 1, B, O, source, 1, 0, n, dy.ctypes.data, 0, O, zeros.ctypes.data, 0, grad[start:].ctypes.data, O)
         bias = grad[start + n * O:start + (n + 1) * O]
         bias[:] = 0
         for b in range(B):
             for o in range(O): bias[o] += dy[b * O + o]
+        if l == 0 and len(begins):
+            for i in range(n):
+                for o in range(O): grad[i * O + o] = blank * bias[o]
+            for b in range(B):
+                p, many = begins[first + b], begins[first + b + 1] - begins[first + b]
+                _add_picked_row(zeros, O, many, numbers[p:].ctypes.data, places[p:].ctypes.data, dy[b * O:].ctypes.data, grad.ctypes.data, True)
+        else: _product(zeros, n, 1, B, O, units[of_units:].ctypes.data if l else x, 1, 0, n, dy.ctypes.data, 0, O, zeros.ctypes.data, 0, grad[start:].ctypes.data, O)
         if l:
             for b in range(B):
                 for o in range(O): turned[o * B + b] = dy[b * O + o]
@@ -476,11 +570,12 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
                    theta, grad, anchor, pull, lr, # as for `sgd`
                   ):
     "A step of SGD for each batch."
+    picks = _picks(x, widths[1] * x.itemsize)
     for k in range(len(theta)):
         j, r = slice(k, k + 1), row[k]
         for t in range(loss.shape[1]):
             some = y[r:r + 1, t * batch:(t + 1) * batch]
-            _learn(x[r, t * batch].ctypes.data, some, widths, theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
+            _learn(x[r, t * batch].ctypes.data, picks, r * x.shape[1] + t * batch, some, widths, theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
             sgd(theta[j], grad[j], anchor[j], pull[j], lr[j])
             if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
             if renewal is not None: continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k], (theta[k],), *renewal)
@@ -490,11 +585,12 @@ def perceptron_adam(x, y, batch, row, widths, units, loss, accuracy, steps, nois
                     theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost, # as for `adam`
                    ):
     "A step of Adam for each batch."
+    picks = _picks(x, widths[1] * x.itemsize)
     for k in range(len(theta)):
         j, r = slice(k, k + 1), row[k]
         for t in range(loss.shape[1]):
             some = y[r:r + 1, t * batch:(t + 1) * batch]
-            _learn(x[r, t * batch].ctypes.data, some, widths, theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
+            _learn(x[r, t * batch].ctypes.data, picks, r * x.shape[1] + t * batch, some, widths, theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
             adam(theta[j], grad[j], m[j], v[j], m1[j], v1[j], anchor[j], pull[j], lr[j], beta1, beta2, eps, lost)
             if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
             if renewal is not None: continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k], (theta[k], m[k], v[k], m1[k], v1[k]), *renewal)
@@ -535,52 +631,6 @@ def max_pool_backward(which, dy, # as in `max_pool`
                 for c in range(C): lower[right + c] = d[c] if place[c] == 3 else 0
 
 # %% ../nbs/00_kernels.ipynb #755f6199
-PICKED_ROWS = 5, 3, 1 # of a block: those of a window
-
-@intrinsic
-def _picked(context, like, rows, vectors, n, numbers, places, x, x_row, y, y_row, last, scatter):
-    "For loops: y ← y + Σ numbers[p] · (x from the place p on), for as many rows and vectors; or `scatter`: y from the place p on ← itself + numbers[p] · x, for each p. Places are in bytes."
-    def code(context, b, signature, args):
-        _, rows, vectors, n, numbers, places, x, x_row, y, y_row, last, scatter = args
-        to = _Writer(context, b, like.dtype, last)
-        def each(p): return to.number_at(to.move(numbers, ir.Constant(to.i64, 1), p)), b.load(b.inttoptr(b.add(places, b.mul(p, ir.Constant(to.i64, 8))), to.i64.as_pointer()))
-        def gather_block(rows, vectors):
-            def sum_up(sums):
-                with cgutils.for_range(b, n) as p:
-                    number, place = each(p.index)
-                    for r, v in sums: to.add_product(sums[r, v], number, to.load(to.row(b.add(x, place), x_row, r), v, v == vectors - 1))
-            to.block(rows, vectors, y, y_row, y, y_row, sum_up)
-        def scatter_block(rows, vectors):
-            xs = {(r, v): to.load(to.row(x, x_row, r), v, v == vectors - 1) for r in range(rows) for v in range(vectors)}
-            with cgutils.for_range(b, n) as p:
-                number, place = each(p.index)
-                for r, v in xs:
-                    here = to.row(b.add(y, place), y_row, r)
-                    to.store(to.call("fma", to.vector, number, xs[r, v], to.load(here, v, v == vectors - 1)), here, v, v == vectors - 1)
-        with b.if_else(scatter) as (yes, no):
-            with yes: to.choose(rows, vectors, PICKED_ROWS, scatter_block)
-            with no: to.choose(rows, vectors, PICKED_ROWS, gather_block)
-        return context.get_dummy_value()
-    return types.void(like, *[types.intp] * 10, types.boolean), code
-
-@loop
-def _add_picked(like, rows, columns, n, numbers, places, x, x_row, y, y_row, scatter): # as for `_picked`, block by block
-    size = like.itemsize
-    lanes = BYTES // size
-    for column in range(0, columns, 3 * lanes):
-        left, shift, r = min(3 * lanes, columns - column), column * size, 0
-        vectors = (left + lanes - 1) // lanes
-        while r < rows:
-            many = 5 if rows - r >= 5 else 3 if rows - r >= 3 else 1
-            _picked(like, many, vectors, n, numbers, places, x + r * x_row * size + shift, x_row, y + r * y_row * size + shift, y_row, left - (vectors - 1) * lanes, scatter)
-            r += many
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def _sum(numbers): # in any order
-    total = numbers.dtype.type(0)
-    for i in range(len(numbers)): total += numbers[i]
-    return total
-
 @loop
 def conv_backward_at_maxima(x, weight, # as for `conv`
                             which, # uint8, [K, B, h, w, c_out], from `max_pool` of the convolution's output
