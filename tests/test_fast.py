@@ -77,6 +77,17 @@ def test_without_a_compiler_a_warning_says_so(monkeypatch):
     cohorts.can_compile.cache_clear()
 
 
+@pytest.mark.parametrize("method", ["plain", "l2_init", "shrink_perturb", "redo", "continual_backprop"])
+def test_a_learner_does_not_depend_on_its_company(method):
+    "Bit for bit in single precision: with others, whose digits have other blank margins, and alone."
+    s = stream("permuted_mnist", dataset="mnist5k", tasks=2, examples=200)
+    table = grid(method, [3, 1, 2], [1e-3, 1e-2], **hyper_of(method))
+    train(together := Cohort(table, (1, 28, 28), 10, method, hidden=[20, 15]), s, progress=False)
+    for k in (0, len(table) // 2, len(table) - 1):
+        train(alone := Cohort(table.iloc[[k]].reset_index(drop=True), (1, 28, 28), 10, method, hidden=[20, 15]), s, progress=False)
+        assert torch.equal(alone.theta[0], together.theta[k])
+
+
 @pytest.mark.parametrize("method", methods)
 def test_in_parts_as_a_whole(method):
     "A cohort that learns in parts, whose seeds overlap, ends where the undivided one ends, and knows it."
