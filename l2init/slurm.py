@@ -30,8 +30,8 @@ def leave(*_)->None:
     "End this process, which Slurm has cancelled or preempted: at once, before its kernel's end looks like a failure."
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job = os.environ["SLURM_JOB_ID"]
-    state = subprocess.run(["squeue", "--noheader", "--format=%T", f"--jobs={job}"], capture_output=True, text=True).stdout.strip()
-    if state == "RUNNING": subprocess.run(["scontrol", "requeue", job]) # preempted, with some seconds of grace; Slurm queues only those anew that it has to kill
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
+    if "PreemptTime=2" in shown: subprocess.run(["scontrol", "requeue", job]) # with some seconds of grace; Slurm queues only those anew that it has to kill
     os._exit(143)
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def begin_anew(job):
     "Wait until Slurm has queued a job again, and let it begin now, instead of after two minutes, with all the time that it needs."
     shown = lambda: subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
     wait_until(lambda: "Restarts=1" in shown() and "PENDING" in shown())
+    time.sleep(5) # for some seconds its node knows it as one that is not to be launched
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60"], check=True)
 
 
