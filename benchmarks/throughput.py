@@ -155,12 +155,17 @@ plugins = ["timed.py"]
 [[streams]]
 name = "random_label_mnist"
 dataset = "mnist5k"
+labels = "uniform"
 tasks = 30
 examples = 160
 passes = 200
-[[methods]]
-name = "l2"
-strength = [1e-2, 1e-3, 1e-4, 1e-5]
+[[streams]]
+name = "random_label_mnist"
+dataset = "mnist5k"
+labels = "permuted"
+tasks = 30
+examples = 160
+passes = 200
 [[methods]]
 name = "l2_init"
 strength = [1e-2, 1e-3, 1e-4, 1e-5]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['methods', 'Seed', 'MOST_LEARNERS', 'LARGEST', 'CACHE', 'Method', 'Learner', 'grid', 'Cohort', 'only', 'update',
-           'fast_update', 'is_simple', 'pull', 'can_compile', 'Probes', 'belongs_to', 'save_checkpoint',
+           'fast_update', 'is_simple', 'pull', 'can_compile', 'Recording', 'Probes', 'belongs_to', 'save_checkpoint',
            'load_checkpoint', 'train', 'measure']
 
 # %% ../nbs/07_cohorts.ipynb #6b4a8d89
@@ -16,7 +16,7 @@ import time
 import warnings
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -140,6 +140,8 @@ class Cohort:
         elif fast and can_compile(): self.update = torch.compile(update, dynamic=True)
         in_one = in_loops and self.optimizer.loop(self.state) and is_simple(self.penalty, self.mask) and not self.consolidation
         self.widths = self.network.perceptron() if in_one else [] # of perceptrons that learn in one loop
+        self.recorder = Recording if fast and self.theta.device.type == "cuda" and not self.resamples else None
+        self.recordings = {} # of steps, by the shape of their batch
         self.parts = self.split(CACHE // (5 * self.theta[0].nbytes)) if in_loops else []
 
     def __len__(self): return len(self.learners)
@@ -223,7 +225,8 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
     seen, start = [], 0
     while start < y.shape[1]:
         some = slice(start, start + batch * self.at_once())
-        *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch) if self.widths else self.learn_by_layers(x[:, some], y[:, some])
+        if self.widths: *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch)
+        else: *values, saved = (self.learn_by_replay if self.recorder else self.learn_by_layers)(x[:, some], y[:, some])
         self.steps += values[0].shape[1]
         if self.reset and not (self.widths and self.arrays["along"]): self.reset.apply(saved, self.steps)
         seen.append(values)
@@ -327,6 +330,43 @@ def _learn_in_parts(self:Cohort, task:Task):
         values.append(p.learn(task.part(p.seeds)))
     self.steps = p.steps
     return {n: torch.cat([v[n] for v in values]) for n in values[0]}
+
+# %% ../nbs/07_cohorts.ipynb #e3cc6528
+class Recording:
+    "A function of tensors on a GPU as a CUDA graph: called, it copies its inputs to where they were recorded and replays. What it returns is overwritten by the next call."
+    def __init__(self, f, # works in place and waits for nothing
+                 inputs:list[Tensor],
+                 changed:list[Tensor], # what it writes to; recording leaves it as it was
+                ):
+        self.inputs, before = [t.clone() for t in inputs], [t.clone() for t in changed]
+        self.replay, self.outputs = self.record(partial(f, *self.inputs))
+        for tensor, was in zip(changed, before): tensor.copy_(was)
+
+    def record(self, f):
+        "How to replay `f`, and its outputs."
+        graph, device = torch.cuda.CUDAGraph(), self.inputs[0].device
+        with torch.cuda.device(device):
+            aside, here = torch.cuda.Stream(), torch.cuda.current_stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside): # first calls compile, and libraries get memory to work with
+                for _ in range(3): f()
+            here.wait_stream(aside)
+            with torch.cuda.graph(graph): outputs = f()
+        def replay():
+            with torch.cuda.device(device): graph.replay()
+        return replay, outputs
+
+    def __call__(self, *inputs):
+        for place, given in zip(self.inputs, inputs): place.copy_(given)
+        self.replay()
+        return self.outputs
+
+@patch
+def learn_by_replay(self:Cohort, x, y):
+    "As `learn_by_layers`, recorded for each size of batch."
+    if y.shape not in self.recordings: self.recordings[y.shape] = self.recorder(self.learn_by_layers, [x, y], [*self.tensors().values()])
+    loss, accuracy, saved = self.recordings[y.shape](x, y)
+    return loss.clone(), accuracy.clone(), saved
 
 # %% ../nbs/07_cohorts.ipynb #c8848922
 class Probes(Options):

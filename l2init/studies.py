@@ -262,7 +262,8 @@ def environment()->dict:
     packages = {p: version(p) for p in ("torch", "numpy", "pandas", "papermill")}
     try: commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(l2init.__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError): commit = None
-    return dict(l2init=l2init.__version__, commit=commit, python=platform.python_version(), **packages, machine=platform.machine(), cores=os.cpu_count(), gpu=gpu)
+    tf32 = [name for name, b in dict(products=torch.backends.cuda.matmul, convolutions=torch.backends.cudnn).items() if gpu and b.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"]
+    return dict(l2init=l2init.__version__, commit=commit, python=platform.python_version(), **packages, machine=platform.machine(), cores=os.cpu_count(), gpu=gpu, tf32=tf32)
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
 def record(metrics:pd.DataFrame, # as from `l2init.cohorts.train`

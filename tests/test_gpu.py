@@ -21,3 +21,20 @@ def test_compiled_update_on_a_gpu():
     eager, compiled = (Cohort(grid("l2_init", [0, 1], [1e-3], strength=[.1]), (1, 28, 28), 10, "l2_init", device="cuda", fast=c) for c in (False, True))
     for cohort in (eager, compiled): train(cohort, s, progress=False)
     assert torch.allclose(eager.theta, compiled.theta, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", methods)
+def test_replayed_steps_on_a_gpu(method):
+    "In single precision, with the optimizer compiled; and that nothing in a task is waited for."
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=72, passes=5, last_batch="keep") # a last batch that is smaller
+    readable, replayed = (Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, device="cuda", fast=f) for f in (False, True))
+    train(readable, s, progress=False)
+    train(replayed, s, progress=False)
+    assert torch.allclose(readable.theta, replayed.theta, atol=1e-3)
+    assert len(replayed.recordings) == 2 * (replayed.recorder is not None)
+    task = s.task(1, replayed.seeds)
+    task.examples # made before
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for x, y in task.blocks(): replayed.learn_batches(x, y, s.batch_size)
+    finally: torch.cuda.set_sync_debug_mode("default")
