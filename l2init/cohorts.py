@@ -140,8 +140,8 @@ class Cohort:
         elif fast and can_compile(): self.update = torch.compile(update, dynamic=True)
         in_one = in_loops and self.optimizer.loop(self.state) and is_simple(self.penalty, self.mask) and not self.consolidation
         self.widths = self.network.perceptron() if in_one else [] # of perceptrons that learn in one loop
-        self.recorder = Recording if fast and self.theta.device.type == "cuda" and not self.resamples else None
-        self.recordings = {} # of steps, by the shape of their batch
+        self.recorder = Recording if fast and self.theta.device.type == "cuda" else None
+        self.recordings, self.clock = {}, torch.zeros((), dtype=torch.int64, device=device) # recorded steps, by the shape of their batch; where they read how many were done before
         self.parts = self.split(CACHE // (5 * self.theta[0].nbytes)) if in_loops else []
 
     def __len__(self): return len(self.learners)
@@ -191,11 +191,11 @@ def can_compile()->bool:
     return True
 
 @patch
-def anchor(self:Cohort)->Tensor|float:
-    "What the penalty pulls to at the present step."
+def anchor(self:Cohort, steps:int|Tensor)->Tensor|float:
+    "What the penalty pulls to after so many steps."
     if self.penalty is None or self.penalty.anchor == "zero": return 0.
     if self.penalty.anchor == "init": return self.theta0
-    return self.network.draw("anchor", self.learner_seeds, self.steps).to(self.theta)
+    return self.network.draw("anchor", self.learner_seeds, steps).to(self.theta)
 
 @patch
 def per_learner(self:Cohort, x:Tensor, k=slice(None))->Tensor: # [S, …] -> [K, …]
@@ -226,9 +226,10 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
     while start < y.shape[1]:
         some = slice(start, start + batch * self.at_once())
         if self.widths: *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch)
-        else: *values, saved = (self.learn_by_replay if self.recorder else self.learn_by_layers)(x[:, some], y[:, some])
+        elif self.recorder: *values, saved = self.learn_by_replay(x[:, some], y[:, some])
+        else: *values, saved = self.learn_by_layers(x[:, some], y[:, some], self.steps)
         self.steps += values[0].shape[1]
-        if self.reset and not (self.widths and self.arrays["along"]): self.reset.apply(saved, self.steps)
+        if self.reset and not self.resets_in_step: self.reset.apply(saved, self.steps)
         seen.append(values)
         start = some.stop
     return tuple(torch.cat(v, 1) for v in zip(*seen))
@@ -237,16 +238,21 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
 def at_once(self:Cohort)->int:
     "How many steps can be taken before something is to be done between two of them."
     if not self.widths or self.resamples: return 1
-    return self.reset.idle(self.steps) if self.reset and not self.arrays["along"] else 2**31
+    return self.reset.idle(self.steps) if self.reset and not self.resets_in_step else 2**31
+
+@patch(as_prop=True)
+def resets_in_step(self:Cohort)->bool:
+    "Is the reset part of what a loop or a recording does in a step?"
+    return bool(self.arrays["along"] if self.widths else self.recorder and self.reset.in_step)
 
 @patch
-def learn_by_layers(self:Cohort, x, y):
+def learn_by_layers(self:Cohort, x, y, steps): # number of steps done before
     "Loss and accuracy on a batch, [K, 1], and what each layer saved, after learning from it."
     logits, saved = self.network.forward(self.params, self.per_learner(x))
     loss, accuracy, dy = self.cross_entropy(logits, self.per_learner(y))
     self.network.backward(self.params, self.grads, saved, dy)
     if self.consolidation: self.consolidation.add_gradient(self.theta, self.grad)
-    self.update(self.optimizer, self.penalty, self.theta, self.grad, self.anchor(), self.mask, self.penalty_hyper, self.state, self.lr)
+    self.update(self.optimizer, self.penalty, self.theta, self.grad, self.anchor(steps), self.mask, self.penalty_hyper, self.state, self.lr)
     return loss[:, None], accuracy[:, None], saved
 
 @patch
@@ -255,7 +261,7 @@ def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches th
     (_, *hidden, classes), N, K, a = self.widths, y.shape[1], len(self.theta), self.arrays
     units, loss, accuracy = np.empty((K, batch * sum(hidden)), a["theta"].dtype), np.empty((K, -(-N // batch)), a["theta"].dtype), np.empty((K, -(-N // batch)), np.float32)
     before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), units, loss, accuracy, self.steps, a["along"].get("noise"), a["along"].get("renewal")
-    at = pull(self.penalty, self.anchor(), self.penalty_hyper, self.lr) if self.resamples else a["pull"]
+    at = pull(self.penalty, self.anchor(self.steps), self.penalty_hyper, self.lr) if self.resamples else a["pull"]
     with known_labels(y, classes): self.optimizer.run_loop("perceptron_", before, a["theta"], a["grad"], a["state"], a["lr"], *at)
     saved, start, B = [None] * len(self.network.layers), 0, (N - 1) % batch + 1 # examples in the last batch
     for i, h in enumerate(hidden if self.reset else ()):
@@ -363,8 +369,13 @@ class Recording:
 
 @patch
 def learn_by_replay(self:Cohort, x, y):
-    "As `learn_by_layers`, recorded for each size of batch."
-    if y.shape not in self.recordings: self.recordings[y.shape] = self.recorder(self.learn_by_layers, [x, y], [*self.tensors().values()])
+    "As `learn_by_layers`, with what a reset does after each step, recorded for each size of batch."
+    def step(x, y):
+        out = self.learn_by_layers(x, y, self.clock)
+        if self.reset and self.resets_in_step: self.reset.apply(out[-1], self.clock + 1)
+        return out
+    self.clock.fill_(self.steps)
+    if y.shape not in self.recordings: self.recordings[y.shape] = self.recorder(step, [x, y], [*self.tensors().values()])
     loss, accuracy, saved = self.recordings[y.shape](x, y)
     return loss.clone(), accuracy.clone(), saved
 

@@ -42,6 +42,7 @@ class Reset:
     source: ClassVar[str] # where it was defined
     hyper: ClassVar[type[Options]] # names, types and ranges of its hyper-parameters
     counts: ClassVar[bool] = False # must the optimizer count steps for each weight, so that they can be reset?
+    in_step: ClassVar[bool] = False # does `apply` do the same operations after every step, so that a GPU can record them with it? The step is a tensor then
     looks_ahead: bool = False # does it want what the network makes of the next task's test examples?
     def __init__(self, stack:Stack, hyper:dict): # each hyper-parameter as [K, 1], or a word that holds for all
         self.stack, self.values, self.state = stack, hyper, {}
@@ -72,7 +73,7 @@ class ShrinkPerturbHyper(Options):
 @resets.register("shrink_perturb")
 class ShrinkPerturb(Reset):
     "After every step, all weights are shrunk and a draw from the initial law is added."
-    title, source, hyper = "Shrink & Perturb", "Kumar et al. 2023, appendix A.3; Ash and Adams 2020", ShrinkPerturbHyper
+    title, source, hyper, in_step = "Shrink & Perturb", "Kumar et al. 2023, appendix A.3; Ash and Adams 2020", ShrinkPerturbHyper, True
 
     def apply(self, saved, step):
         if self.law: return in_a_loop("perturb", self.stack.theta, step, *self.law, self.values["shrink"], self.values["noise"])
@@ -202,7 +203,7 @@ class ContinualBackpropHyper(Options):
 @resets.register("continual_backprop")
 class ContinualBackprop(Reset):
     "At every step, a few mature units of low utility are renewed."
-    title, source, hyper, counts = "Continual backprop", "Dohare et al. 2024, methods; Dohare et al. 2021", ContinualBackpropHyper, True
+    title, source, hyper, counts, in_step = "Continual backprop", "Dohare et al. 2024, methods; Dohare et al. 2021", ContinualBackpropHyper, True, True
 
     def __init__(self, stack, hyper):
         super().__init__(stack, hyper)
