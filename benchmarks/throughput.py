@@ -53,10 +53,10 @@ def learners(method, hyper, size, seeds):
 def shape(s): return tuple(s.task(0, [0]).examples[0].shape[2:])
 
 
-def cohort(work, size):
+def cohort(work, size, device="cpu"):
     options, network, optimizer, method, hyper, _ = WORKS[work]
     s = stream(**options)
-    return s, Cohort(learners(method, hyper, size, 2 if size > 1 else 1), shape(s), s.outputs, method, optimizer, network)
+    return s, Cohort(learners(method, hyper, size, 2 if size > 1 else 1), shape(s), s.outputs, method, optimizer, network, device)
 
 
 def plain(work):
@@ -67,17 +67,17 @@ def plain(work):
     return s, PlainLearner(model, OPTIMIZERS[optimizer], hyper.get("strength", 0.), reset() if reset else None)
 
 
-def turns(s, learner):
-    "A function that lets a cohort or a plain learner go through a task, the next one each time, and measures CPU seconds."
+def turns(s, learner, clock=time.process_time):
+    "A function that lets a cohort or a plain learner go through a task, the next one each time, and measures seconds, of the CPU unless `clock` is another."
     tasks = count()
     def turn():
         task = s.task(next(tasks) % s.tasks, learner.seeds if isinstance(learner, Cohort) else [0])
-        task.examples # made before the clock starts: synthetic images are drawn
-        start = time.process_time()
-        if isinstance(learner, Cohort): learner.learn(task)
+        task.examples[1].cpu() # made before the clock starts: synthetic images are drawn
+        start = clock()
+        if isinstance(learner, Cohort): learner.learn(task)["online_loss"].cpu() # waits for a GPU
         else:
             for x, y in task.batches(): learner.step(x[0], y[0])
-        return time.process_time() - start
+        return clock() - start
     return turn
 
 
@@ -120,7 +120,16 @@ def floor(size, repetitions):
         for _ in range(n): f()
         return time.process_time() - start
     rates = alternate({f.__name__: (100 * size, partial(turn, f)) for f in (library, loops, update)}, repetitions)
-    return 1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), rates
+    return dict(rate=1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), size=size, **rates)
+
+
+def on_a_gpu(sizes, repetitions, device="cuda"):
+    "Learner-steps per wall second of whole cohorts of some sizes."
+    contestants = {}
+    for size in sizes:
+        s, c = cohort("MLP, Adam, L2 Init", size, device)
+        contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
+    return alternate(contestants, repetitions)
 
 
 def whole_machine(size, steps, workers):
@@ -227,7 +236,7 @@ def main():
     out = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(), **{p: version(p) for p in ("l2init", "torch", "numba")}, repetitions=args.repetitions, works={})
     print(f"{'learner-steps per CPU second':32} {'plain loop':>12} {'lock-step':>12} {'learners':>9} {'ratio':>7}")
     for work in (w for w in WORKS if not args.only or args.only in w):
-        rates = against_plain(work, (6, 12, 24) if "MLP" in work else (2, 4, 8), args.repetitions)
+        rates = against_plain(work, (6, 24, 48) if "MLP" in work else (2, 4, 8), args.repetitions)
         best = max((k for k in rates if k), key=rates.get)
         out["works"][work] = dict(plain=rates[0], cohorts={k: r for k, r in rates.items() if k}, best=best, ratio=rates[best] / rates[0])
         print(f"{work:32} {rates[0]:12.0f} {rates[best]:12.0f} {best:9} {rates[best] / rates[0]:7.2f}", flush=True)
@@ -235,21 +244,23 @@ def main():
 
     rates = against_plain("MLP, Adam, L2 Init", (1, 2, 4, 8, 16, 48, 192), args.repetitions)
     out["sizes"] = {k: r for k, r in rates.items() if k}
-    best = max(len(p) for p in cohort("MLP, Adam, L2 Init", 48)[1].parts)
-    least, pieces = floor(best, args.repetitions)
-    out["floor"] = dict(rate=least, size=best, **pieces)
+    out["floor"] = max((floor(size, args.repetitions) for size in (1, 2, 6)), key=lambda f: f["rate"])
     turn = turns(*cohort("MLP, Adam, L2 Init", 48))
     turn()
     halves = [sum(turn() for _ in range(n)) for _ in range(args.repetitions) for n in (2, 4)]
     out["twice the tasks"] = median(b / a for a, b in zip(halves[::2], halves[1::2]))
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
-    print(f"floor with {best} learners: {least:.0f} ({', '.join(f'{n} alone {r:.0f}' for n, r in pieces.items())}); reached: {max(out['sizes'].values()) / least:.0%}")
+    f = out["floor"]
+    print(f"floor, at best with {f['size']} learners: {f['rate']:.0f} ({', '.join(f'{n} alone {f[n]:.0f}' for n in ('library', 'loops', 'update'))}); reached: {max(out['sizes'].values()) / f['rate']:.0%}")
     print(f"twice the tasks take {out['twice the tasks']:.2f} times as long")
     memory = {k: peak_memory(k) / 1024 for k in (8, 48, 192)}
     out["memory"] = dict(megabytes=memory, per_learner=(memory[192] - memory[48]) / (192 - 48), per_learner_before=(memory[48] - memory[8]) / (48 - 8))
     out["study"] = share_of_steps()
     print("peak memory: " + ", ".join(f"{k} learners {m:.0f} MiB" for k, m in memory.items()) + f"; each further learner {out['memory']['per_learner_before']:.2f} MiB up to 48, {out['memory']['per_learner']:.2f} MiB up to 192")
     print(f"a study of {out['study']['wall']:.0f} s: {out['study']['share']:.0%} of the time of its workers in training steps")
+    if torch.cuda.is_available():
+        out["gpu"] = dict(name=torch.cuda.get_device_name(), sizes=on_a_gpu((16, 64, 256, 1024), args.repetitions))
+        print(f"\n{out['gpu']['name']}, learner-steps per wall second: " + ", ".join(f"{k} learners {r:.0f}" for k, r in out["gpu"]["sizes"].items()))
     if find_spec("jax") is None: print("\nJAX is not installed (it is the extra `bench`), so it is not measured, and nothing is written.")
     else:
         workers = os.cpu_count()

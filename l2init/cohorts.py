@@ -142,7 +142,7 @@ class Cohort:
         self.widths = self.network.perceptron() if in_one else [] # of perceptrons that learn in one loop
         self.recorder = Recording if fast and self.theta.device.type == "cuda" else None
         self.recordings, self.clock = {}, torch.zeros((), dtype=torch.int64, device=device) # recorded steps, by the shape of their batch; where they read how many were done before
-        self.parts = self.split(CACHE // (5 * self.theta[0].nbytes)) if in_loops else []
+        self.parts = self.split(CACHE // (5 * self.theta[0].nbytes)) if in_loops and not self.widths else []
 
     def __len__(self): return len(self.learners)
 

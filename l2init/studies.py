@@ -245,14 +245,12 @@ def seconds_per_step(run:Run, # planned with its data
     net = {n: v for n, v in p["network"].items() if n != "name"}
     cohort = Cohort(grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"]), made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
                     device="cuda" if torch.cuda.is_available() else "cpu", **net)
-    part, batches = (cohort.parts or [cohort])[0], 16
-    x = torch.rand(len(part.seeds), batches * made.batch_size, *made.data().images.shape[1:], device=cohort.theta.device)
-    y = torch.randint(made.outputs, x.shape[:2], device=x.device)
+    part = (cohort.parts or [cohort])[0]
+    x, y = next(made.task(0, part.seeds).blocks())
     part.learn_batches(x, y, made.batch_size)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        part.learn_batches(x, y, made.batch_size)[0].cpu()
-        steps += batches
+        steps += part.learn_batches(x, y, made.batch_size)[0].cpu().shape[1]
     return (time.perf_counter() - start) / steps * len(cohort) / len(part)
 
 # %% ../nbs/08_studies.ipynb #bb5d0dbc

@@ -1,6 +1,7 @@
 """The README's commands and code blocks do what it says."""
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -37,6 +38,13 @@ def test_python_blocks_run_in_order(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "strength  task" in done.stdout
+
+
+def test_speed_is_what_make_bench_measured():
+    works = json.loads((ROOT / "benchmarks/results.json").read_text())["works"]
+    ratios = {kind: [round(w["ratio"]) for name, w in works.items() if name.startswith(kind)] for kind in ("MLP", "CNN")}
+    said = "{} to {} times as many learner-steps a second as a plain PyTorch loop for perceptrons, {} to {} times for convolutional networks"
+    assert said.format(*(f(ratios[kind]) for kind in ("MLP", "CNN") for f in (min, max))) in README
 
 
 def test_papermill(tmp_path):
