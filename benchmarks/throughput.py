@@ -251,7 +251,7 @@ def main():
     out["twice the tasks"] = median(b / a for a, b in zip(halves[::2], halves[1::2]))
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
     f = out["floor"]
-    print(f"floor, at best with {f['size']} learners: {f['rate']:.0f} ({', '.join(f'{n} alone {f[n]:.0f}' for n in ('library', 'loops', 'update'))}); reached: {max(out['sizes'].values()) / f['rate']:.0%}")
+    print(f"floor (best of 1, 2 and 6 learners at once: {f['size']}): {f['rate']:.0f} ({', '.join(f'{n} alone {f[n]:.0f}' for n in ('library', 'loops', 'update'))}); reached: {max(out['sizes'].values()) / f['rate']:.0%}")
     print(f"twice the tasks take {out['twice the tasks']:.2f} times as long")
     memory = {k: peak_memory(k) / 1024 for k in (8, 48, 192)}
     out["memory"] = dict(megabytes=memory, per_learner=(memory[192] - memory[48]) / (192 - 48), per_learner_before=(memory[48] - memory[8]) / (48 - 8))
