@@ -56,6 +56,11 @@ class Method:
         together = {n: v for p in parts for n, v in p.in_code.items()}
         return type("Hyper", tuple(parts) or (Options,), dict(in_code=together, __annotations__=dict(in_code=ClassVar[dict])))
 
+    @property
+    def defaults(self)->dict[str, list]: # name -> a list of one value, as in a study
+        "The hyper-parameters that have a default."
+        return {n: [f.get_default()] for n, f in self.hyper.model_fields.items() if not f.is_required()}
+
 methods = Registry("method")
 methods.register("plain", Method("Plain training", "the baseline"))
 for _name, _p in penalties.items(): methods.register(_name, Method(_p.title, _p.source, penalty=_name))
@@ -111,6 +116,7 @@ class Cohort:
                  device="cpu", # where the learners live
                  dtype:torch.dtype=torch.float32, # of everything; float64 for exact comparisons
                  fast:bool=True, # take the fast form of a step; False: the one that these notebooks define with tensors
+                 optimizer_options:dict={}, # of the optimizer
                  **network_options, # of the network; the method's own come on top
                 ):
         column = lambda name: torch.tensor(learners[name].to_numpy(), dtype=dtype, device=device)[:, None] if is_numeric_dtype(learners[name]) else only(learners[name])
@@ -124,7 +130,8 @@ class Cohort:
         self.hyper = {name: column(name) for name in self.method.hyper.model_fields}
         self.theta = self.network.draw("init", seeds).to(dtype)
         self.theta0, self.grad = self.theta.clone(), torch.zeros_like(self.theta)
-        self.optimizer = optimizer(optimizer_name, **(dict(correction=self.hyper["adam_correction"]) if optimizer_name == "adam" and "adam_correction" in self.hyper else {}))
+        lost = optimizer_name == "adam" and self.hyper.get("adam_correction") == "lost"
+        self.optimizer = optimizer(optimizer_name, **{**optimizer_options, **(dict(correction="lost") if lost else {})})
         reset = resets[self.method.reset] if self.method.reset else None
         self.state, self.steps = self.optimizer.state(self.theta, per_weight=bool(reset and reset.counts)), 0
         in_loops = fast and self.theta.device.type == "cpu" and dtype in (torch.float32, torch.float64)

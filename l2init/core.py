@@ -58,6 +58,11 @@ class Options(BaseModel):
     in_code: ClassVar[dict] = {} # the values with which they are those of the authors' code, where it differs from the paper
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
+    def changed(self)->dict[str, tuple]: # name -> (value, default)
+        "The options that are not at their default."
+        values = {name: (getattr(self, name), field.get_default()) for name, field in type(self).model_fields.items()}
+        return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
 # %% ../nbs/00_core.ipynb #556c04e9
 def checked(model:type[BaseModel], # what defines the options
             where:str, # how the message begins, e.g. "stream permuted_mnist"

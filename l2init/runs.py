@@ -48,6 +48,7 @@ class Run:
     phase: str = "" # "select" or "evaluate", in a study of two phases
     root: str = "" # folder with the data sets; "" for the default
     plugins: tuple[str, ...] = () # the study's
+    scale: str = "" # how large its stream is and what is not as in the stream's source, in a sentence
 
     @cached_property
     def id(self)->str:

@@ -39,6 +39,7 @@ class Stream(Options):
     last_batch: Literal["drop_incomplete", "keep", "drop"] = "drop_incomplete" # keep: a smaller batch; drop: even a complete one [code]
     scaling: Literal["dataset", "unit", "cifar10"] = "dataset" # of pixels: the data set's own, to [0, 1], or with CIFAR-10's statistics
     in_code = dict(last_batch="drop")
+    network: ClassVar[str] = "mlp" # one of `l2init.networks.networks`, which a study that names none takes
 
     @model_validator(mode="after")
     def _fits(self):
@@ -77,6 +78,21 @@ def shown(self:Stream, examples:int)->int:
 def steps(self:Stream)->int:
     "Steps of a task: batches in a pass, times passes."
     return self.passes * -(-self.shown(self.examples) // self.batch_size)
+
+# %% ../nbs/01_streams.ipynb #ebca4484
+@patch
+def scale(self:Stream)->str:
+    "How large the stream is, e.g. 'mnist: 50 tasks of 1,200 examples, 400 passes in batches of 16, 30,000 steps a task'."
+    passes = f"{self.passes:,} passes" if self.passes > 1 else "1 pass"
+    return f"{self.dataset}: {self.tasks:,} tasks of {self.examples:,} examples, {passes} in batches of {self.batch_size:,}, {self.steps:,} steps a task"
+
+@patch
+def unlike_source(self:Stream)->list[str]:
+    "What is not as in the stream's `source`, e.g. ['6 of 50 tasks', 'mnist5k instead of mnist']."
+    def said(name, value, default):
+        if name in ("tasks", "examples", "passes") and value < default: return f"{value:,} of {default:,} {name}"
+        return f"{value} instead of {default}" if name == "dataset" else f"{name} = {value} instead of {default}"
+    return [said(name, *pair) for name, pair in self.changed().items() if name != "root"]
 
 # %% ../nbs/01_streams.ipynb #af460778
 SCALINGS = dict(dataset={}, unit=dict(mean=(0.,), std=(1.,)), cifar10=CIFAR_SCALING[10])
@@ -247,11 +263,13 @@ class RandomLabelCIFAR10(RandomLabelMNIST):
     "The same colour images in each task, with new random labels to memorize."
     title = "Random-label CIFAR-10"
     dataset: str = "cifar10"
+    network = "cnn"
 
 # %% ../nbs/01_streams.ipynb #fb066d5e
 class ClassStream(Stream):
     "Tasks of classes that never come back. A subclass says how many each task has."
     each: Count # images of a class to learn from
+    network = "cnn"
 
     def classes_in(self, index:int)->int:
         "How many classes task `index` has."
