@@ -136,7 +136,7 @@ class Cohort:
         self.state, self.steps = self.optimizer.state(self.theta, per_weight=bool(reset and reset.counts)), 0
         in_loops = fast and self.theta.device.type == "cpu" and dtype in (torch.float32, torch.float64)
         self.network.in_loops(in_loops)
-        self.reset = reset(Stack(self.network, self.theta, self.state, seeds, in_loops), self.hyper) if reset else None
+        self.reset = reset(Stack(self.network, self.theta, self.state, seeds, self.theta0, in_loops), self.hyper) if reset else None
         self.consolidation = Consolidation(self.theta, self.hyper) if self.method.consolidation else None
         self.penalty = penalties[self.method.penalty] if self.method.penalty else None
         self.penalty_hyper = {n: self.hyper[n] for n in self.penalty.hyper.model_fields} if self.penalty else {}
@@ -232,6 +232,7 @@ def learn_batches(self:Cohort, x, y, batch:int)->tuple[Tensor, Tensor]: # exampl
     seen, start = [], 0
     while start < y.shape[1]:
         some = slice(start, start + batch * self.at_once())
+        if self.reset and self.reset.waits: self.reset.before_step(self.steps)
         if self.widths: *values, saved = self.learn_as_perceptrons(x[:, some], y[:, some], batch)
         elif self.recorder: *values, saved = self.learn_by_replay(x[:, some], y[:, some])
         else: *values, saved = self.learn_by_layers(x[:, some], y[:, some], self.steps)
@@ -327,7 +328,7 @@ def part(self:Cohort, k:slice)->Cohort:
     p.hyper, p.penalty_hyper, p.state, p.parts = rows(self.hyper), rows(self.penalty_hyper), rows(self.state), []
     p.params, p.grads = self.network.views(p.theta), self.network.views(p.grad)
     if self.reset:
-        p.reset = type(self.reset)(Stack(self.network, p.theta, p.state, p.learner_seeds, self.reset.stack.fast), p.hyper)
+        p.reset = type(self.reset)(Stack(self.network, p.theta, p.state, p.learner_seeds, p.theta0, self.reset.stack.fast), p.hyper)
         p.reset.state = rows(self.reset.state)
     if self.consolidation:
         p.consolidation = Consolidation(p.theta, p.hyper)
@@ -487,8 +488,8 @@ def train(cohort:Cohort,
     "Train `cohort` on all tasks of `stream`, probing at the end of each. `counts` says which tasks the stream's total is over."
     torch.set_flush_denormal(True)
     options = checked(Probes, "probes", probes)
-    if cohort.reset and cohort.reset.looks_ahead and (odd := [p for p in cohort.reset.periods if p % stream.steps]):
-        raise InputError(f"judged_on = 'next_test' needs periods of whole tasks, and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
+    if cohort.reset and cohort.reset.looks_ahead and not cohort.reset.waits and (odd := [p for p in cohort.reset.periods if p % stream.steps]):
+        raise InputError(f"judged_on = 'next_test' with renewed = 'after_step' needs periods of whole tasks, and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
     names, values, owner = (), [], belongs_to(cohort, stream, options)
     if checkpoint and Path(checkpoint).exists(): names, values = load_checkpoint(cohort, owner, Path(checkpoint))
     bar = tqdm(total=stream.tasks, initial=len(values), desc=f"{cohort.method.title}, {len(cohort)} learners", unit="task", file=sys.stdout, disable=not progress, mininterval=1)

@@ -215,7 +215,7 @@ def continual_backprop(k, # which of K learners
                        widths, units, # as for `perceptron_sgd`, units of this learner
                        tensors, # its weights and what the optimizer remembers of each, [P] each, changed
                        rate, maturity, decay, # [K, 1]
-                       adaptable, bernoulli, transfer, # is it that utility, are fractions of a unit left to chance, do biases take over the mean?
+                       adaptable, fraction, transfer, by_layer, # is it that utility, what becomes of a fraction of a unit (0 carry, 1 chance, 2 chance below one), do biases take over the mean, is a layer done before the next?
                        most, # int64, for each hidden layer: units that are renewed at once
                        scales, # float32, for each hidden layer: new weights are uniform on ± this
                        keys, # int64, [K, layers, 2]: of new weights and of chance, without the step
@@ -235,8 +235,8 @@ def continual_backprop(k, # which of K learners
         eligible = age[k, us] > maturity[k, 0]
         wanted = rate[k, 0] * kind(eligible.sum())
         number = np.floor(wanted)
-        if bernoulli: number += _number(_key(keys[k, l, 1], step), 0) < wanted - number
-        else:
+        if fraction == 1 or (fraction == 2 and wanted < 1): number += _number(_key(keys[k, l, 1], step), 0) < wanted - number
+        elif fraction == 0:
             left[k, l] += wanted
             number = np.floor(left[k, l] + kind(1e-6)) # a sum of tenths is not quite one
             left[k, l] -= number
@@ -246,10 +246,10 @@ def continual_backprop(k, # which of K learners
                 for o in range(O): biases[o] += mean_now[first + u] * w_out[u, o]
             age[k, first + u] = weight[k, first + u] = mean[k, first + u] = utility[k, first + u] = 0
         first, start = first + U, out
-    if counts.any(): _renew(step, widths, tensors, scales, keys[k], chosen, counts)
+    if counts.any(): _renew(step, widths, tensors, scales, keys[k], chosen, counts, by_layer)
 
 @loop
-def _renew(step, widths, tensors, scales, keys, chosen, counts): # as for `continual_backprop`; keys of this learner, and the units of each layer
+def _renew(step, widths, tensors, scales, keys, chosen, counts, by_layer): # as for `continual_backprop`; keys of this learner, and the units of each layer
     theta, start = tensors[0], 0
     for l in range(len(counts)): # incoming weights and biases
         n, U = widths[l], widths[l + 1]
@@ -258,11 +258,17 @@ def _renew(step, widths, tensors, scales, keys, chosen, counts): # as for `conti
             for t in tensors: t[start + chosen[l, q]:start + (n + 1) * U:U] = 0
             for i in range(n): theta[start + i * U + chosen[l, q]] = scales[l] * (np.float32(2) * _number(key, q * n + i) - np.float32(1))
         start += (n + 1) * U
+        if by_layer: _silence(start, widths[l + 2], tensors, chosen[l, :counts[l]])
+    if by_layer: return
     start = 0
-    for l in range(len(counts)): # outgoing weights
-        start, O = start + (widths[l] + 1) * widths[l + 1], widths[l + 2]
-        for u in chosen[l, :counts[l]]:
-            for t in tensors: t[start + u * O:start + (u + 1) * O] = 0
+    for l in range(len(counts)):
+        start += (widths[l] + 1) * widths[l + 1]
+        _silence(start, widths[l + 2], tensors, chosen[l, :counts[l]])
+
+@loop
+def _silence(start, O, tensors, units): # where the next layer's weights begin, and how wide it is: outgoing weights of `units` are 0
+    for u in units:
+        for t in tensors: t[start + u * O:start + (u + 1) * O] = 0
 
 # %% ../nbs/00_kernels.ipynb #a7ed27f6
 BYTES, REGISTERS = (64, 32) if get_host_cpu_features().get("avx512f") else (32, 16) # of a vector; for vectors

@@ -67,6 +67,9 @@ class Layer:
         raise NotImplementedError
     def squares(self, g:dict, saved, dy:Tensor)->None: # as for `backward`
         "Write into `g` the sum over examples of the squares of each one's gradient. Nothing to do without parameters."
+    def output(self, saved)->Tensor:
+        "What `forward` gave, if what it saved still tells."
+        return saved
     def module(self)->nn.Module:
         "The same layer in plain PyTorch, for one learner."
         raise NotImplementedError
@@ -220,6 +223,7 @@ class MaxPool2d(Layer):
             torch.where(hit, dy, zero, out=d)
             free.logical_xor_(hit)
         return dx
+    def output(self, saved): return channels_first(saved[0]) if self.in_loops else saved[1]
     def forward_in_a_loop(self, x): # the same on a CPU, with a tenth of the passes over memory
         x = channels_last(x)
         K, B, H, W, C = x.shape
@@ -348,6 +352,8 @@ class HiddenLayer:
     activation: int # position of the activation, whose output is the units'
     outgoing: int # position of the layer that holds outgoing weights
     units: int
+    norm: int|None # position of the normalization between incoming weights and activation
+    pooling: int|None # position of the pooling of what the units give
 
 @patch
 def hidden_layers(self:Network)->list[HiddenLayer]:
@@ -358,7 +364,8 @@ def hidden_layers(self:Network)->list[HiddenLayer]:
         if layer.kind != "activation": continue
         if not isinstance(layer, ReLU): raise InputError("Units can be reset in networks of ReLU units only.")
         i, j = max(w for w in weighted if w < a), min(w for w in weighted if w > a)
-        out.append(HiddenLayer(i, a, j, self.layers[i].shapes["bias"][0]))
+        between = {self.layers[n].kind: n for n in range(i + 1, j)}
+        out.append(HiddenLayer(i, a, j, self.layers[i].shapes["bias"][0], between.get("norm"), between.get("pool")))
     return out
 
 def incoming(params:list[dict], h:HiddenLayer)->Tensor:
@@ -402,13 +409,16 @@ class Architecture(Options):
     activation: Literal["relu", "crelu"] = "relu"
     removed: Annotated[float, Field(ge=0, lt=1)]|None = None # share of units that a CReLU network does without; None: what `matched_width` says [code: .18 of an MLP, .28 of a CNN]
     init: Literal["default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "default" # what weights are drawn from
+    xavier_gain: Literal["one", "relu"] = "one" # of hidden layers that Xavier's laws are for; relu: √2 [code]
 
     def build(self, shape:tuple, classes:int)->Network:
         "The network for inputs of `shape`."
         width = 1 - self.removed if self.removed is not None and self.activation == "crelu" else self.matched_width(shape, classes)
         layers = self.layers(tuple(shape), classes, width)
         if self.init != "default":
-            for layer in (l for l in layers if l.kind in ("linear", "conv")): layer.law = dict(weight=initial_law(self.init, layer.fan_in, layer.fan_out), bias=Law(0., 0.))
+            *hidden, last = (l for l in layers if l.kind in ("linear", "conv"))
+            for layer in hidden: layer.law = dict(weight=initial_law(self.init, layer.fan_in, layer.fan_out, self.xavier_gain), bias=Law(0., 0.))
+            last.law = dict(weight=initial_law(self.init, last.fan_in, last.fan_out), bias=Law(0., 0.))
         return Network(layers)
 
     def hidden_layers(self, shape:tuple, units:list[int], width:float)->list[Layer]:
@@ -427,10 +437,10 @@ class Architecture(Options):
 
 def scaled(units:int, width:float)->int: return max(1, int(units * width + 1e-9))
 
-def initial_law(name:str, fan_in:int, fan_out:int)->Law:
+def initial_law(name:str, fan_in:int, fan_out:int, xavier_gain:str="one")->Law:
     "The law of the weights called `name`: He et al. (2015) for `kaiming`, with the gain of ReLU; Glorot and Bengio (2010) for `xavier`."
     family, shape = name.split("_")
-    std = math.sqrt(2 / fan_in if family == "kaiming" else 2 / (fan_in + fan_out))
+    std = math.sqrt(2 / fan_in if family == "kaiming" else 2 * dict(one=1, relu=2)[xavier_gain] / (fan_in + fan_out))
     return Law(0., std, normal=True) if shape == "normal" else Law(0., math.sqrt(3) * std)
 
 # %% ../nbs/02_networks.ipynb #404512d7
@@ -440,7 +450,7 @@ networks = Registry("network")
 class MLP(Architecture):
     "A multi-layer perceptron."
     hidden: list[Units] = [100, 100] # units of each hidden layer
-    in_code = dict(removed=.18)
+    in_code = dict(removed=.18, xavier_gain="relu")
 
     def layers(self, shape:tuple, classes:int, width:float=1.)->list[Layer]:
         "The layers, hidden ones `width` times as wide as the options say."
@@ -453,7 +463,7 @@ class CNN(Architecture):
     channels: list[Units] = [16, 16] # of each convolution
     kernels: list[Units] = [5, 5] # size of each convolution
     hidden: list[Units] = [100, 100] # units of each fully connected hidden layer
-    in_code = dict(removed=.28)
+    in_code = dict(removed=.28, xavier_gain="relu")
 
     def layers(self, shape:tuple, classes:int, width:float=1.)->list[Layer]:
         "The layers, hidden ones `width` times as wide as the options say."

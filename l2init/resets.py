@@ -28,6 +28,7 @@ class Stack:
     theta: Tensor # [K, P]
     memory: dict # the optimizer's state; tensors [K, P] are of single parameters
     seeds: Tensor # int64, [K]
+    theta0: Tensor # [K, P], what the parameters were at the start
     fast: bool = False # take the fast form, where there is one, which is for CPUs
 
     @cached_property
@@ -44,12 +45,16 @@ class Reset:
     counts: ClassVar[bool] = False # must the optimizer count steps for each weight, so that they can be reset?
     in_step: ClassVar[bool] = False # does `apply` do the same operations after every step, so that a GPU can record them with it? The step is a tensor then
     looks_ahead: bool = False # does it want what the network makes of the next task's test examples?
+    waits: bool = False # does it renew before the next step what it has found after this one?
     def __init__(self, stack:Stack, hyper:dict): # each hyper-parameter as [K, 1], or a word that holds for all
         self.stack, self.values, self.state = stack, hyper, {}
 
     def apply(self, saved:list, step:int)->None: # what `Network.forward` saved in this step; steps done, this one included
         "Renew what is to be renewed after a step."
         raise NotImplementedError
+
+    def before_step(self, step:int)->None: # steps done
+        "Called before a step if it `waits`."
 
     def idle(self, step:int)->int: # steps done
         "How many steps more until there may be something to renew, at least 1."
@@ -129,22 +134,34 @@ def law_of_new(network:Network, h:HiddenLayer, name:str)->Law:
 def renew(stack:Stack,
           chosen:list[tuple[HiddenLayer, Tensor, Tensor]], # for each hidden layer: units [K, n] and which of them are active [K, n]
           step:int, # keys the draws
-          weights="init", # what incoming weights become: drawn from the network's initial law, from another (`initial_law`'s names), or those of a tensor [K, P]
+          weights:str="init", # what incoming weights become: drawn from the network's initial law, from another (`initial_law`'s names), or "theta0", what they were at the start
+          bias:str="zero", # what biases become: 0, or "theta0"
           moments:bool=True, # does the optimizer forget, too?
+          order:str="outgoing_last", # of all layers; "by_layer": a layer's incoming and outgoing weights, then the next layer's
          )->None:
-    "Renew the chosen units: incoming weights new, biases and outgoing weights 0, the optimizer's memory of them 0."
-    params, moments = stack.params, stack.moments if moments else []
+    "Renew the chosen units: incoming weights new, biases and outgoing weights 0, normalization as at the start, the optimizer's memory of them 0."
+    moments = stack.moments if moments else []
     for number, (h, units, active) in enumerate(chosen):
-        w = incoming(params, h)
-        if isinstance(weights, Tensor): new = take(incoming(stack.network.views(weights), h), units)
-        else:
-            k = key(stack.seeds, f"renew {number}", step)
-            new = law_of_new(stack.network, h, weights).draw(k, units.shape[1] * w[0, 0].numel()).view(*units.shape, *w.shape[2:]).to(w)
-        put(w, units, active, new)
-        put(params[h.incoming]["bias"], units, active, 0.)
-        for m in moments: put(incoming(m, h), units, active, 0.); put(m[h.incoming]["bias"], units, active, 0.)
-    for h, units, active in chosen:
-        for tensors in (params, *moments): put(outgoing(tensors, h), units, active, 0.)
+        _renew_incoming(stack, number, h, units, active, step, weights, bias, moments)
+        if order == "by_layer": _silence(stack, h, units, active, moments)
+    for h, units, active in chosen if order == "outgoing_last" else (): _silence(stack, h, units, active, moments)
+
+def _renew_incoming(stack, number, h, units, active, step, weights, bias, moments):
+    params, first = stack.params, stack.network.views(stack.theta0)
+    w = incoming(params, h)
+    if weights == "theta0": new = take(incoming(first, h), units)
+    else:
+        k = key(stack.seeds, f"renew {number}", step)
+        new = law_of_new(stack.network, h, weights).draw(k, units.shape[1] * w[0, 0].numel()).view(*units.shape, *w.shape[2:]).to(w)
+    put(w, units, active, new)
+    put(params[h.incoming]["bias"], units, active, take(first[h.incoming]["bias"], units) if bias == "theta0" else 0.)
+    for m in moments: put(incoming(m, h), units, active, 0.); put(m[h.incoming]["bias"], units, active, 0.)
+    for name, value in dict(weight=1., bias=0.).items() if h.norm is not None else ():
+        put(params[h.norm][name], units, active, value)
+        for m in moments: put(m[h.norm][name], units, active, 0.)
+
+def _silence(stack, h, units, active, moments):
+    for tensors in (stack.params, *moments): put(outgoing(tensors, h), units, active, 0.)
 
 # %% ../nbs/04_resets.ipynb #059773e9
 def unit_activations(saved:list, h:HiddenLayer)->Tensor: # [K, units, examples × positions]
@@ -155,10 +172,13 @@ class ReDoHyper(Options):
     "Hyper-parameters of ReDo."
     period: Annotated[int, Field(ge=1)] # steps from one renewal to the next
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] # τ
-    judged_on: Literal["batch", "next_test"] = "batch" # what activations are of; next_test: at a task's end, the next task's test examples [code]
+    judged_on: Literal["batch", "next_test"] = "batch" # what activations are of; next_test: where a task has ended, the next one's test examples [code]
     redraw: Literal["init", "theta0"] = "init" # what incoming weights become; theta0: what they were at the start [code]
+    bias: Literal["zero", "theta0"] = "zero" # what biases become; theta0: what they were at the start [code]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # of all layers; by_layer: a layer's incoming and outgoing weights, then the next layer's [code]
+    renewed: Literal["after_step", "before_next_step"] = "after_step" # before_next_step: so never after the last one, and not seen by the probes at a task's end [code]
     moments: Literal["reset", "kept"] = "reset" # what becomes of the optimizer's memory [code: kept]
-    in_code = dict(judged_on="next_test", redraw="theta0", moments="kept")
+    in_code = dict(judged_on="next_test", redraw="theta0", bias="theta0", order="by_layer", renewed="before_next_step", moments="kept")
 
 @resets.register("redo")
 class ReDo(Reset):
@@ -168,24 +188,41 @@ class ReDo(Reset):
     def __init__(self, stack, hyper):
         super().__init__(stack, hyper)
         self.layers, self.periods = stack.network.hidden_layers(), set(hyper["period"].flatten().tolist()) # known on the host: no sync in the step
-        self.weights = stack.theta.clone() if hyper["redraw"] == "theta0" else "init"
-        self.looks_ahead = hyper["judged_on"] == "next_test"
+        self.looks_ahead, self.waits = hyper["judged_on"] == "next_test", hyper["renewed"] == "before_next_step"
+        if self.waits: self.state["due"] = stack.theta.new_zeros(len(stack.theta), sum(h.units for h in self.layers)) # 1 for units to be renewed
 
     def idle(self, step): return min(int(p - step % p) for p in self.periods)
 
+    def ends(self, step:int)->bool:
+        "Whether somebody's period ends with this step."
+        return any(step % p == 0 for p in self.periods)
+
     def apply(self, saved, step):
-        if not self.looks_ahead: self.renew_dormant(saved, step)
+        if self.waits or not self.looks_ahead: self.judge(saved, step)
 
-    def between_tasks(self, saved, step): self.renew_dormant(saved, step)
+    def between_tasks(self, saved, step): self.judge(saved, step)
 
-    def renew_dormant(self, saved, step):
-        if not any(step % p == 0 for p in self.periods): return
-        due, chosen = step % self.values["period"] == 0, []
+    def judge(self, saved:list, step:int)->None: # as for `apply`
+        "Find the dormant units of the learners whose period ends with this step, and renew them now or before the next."
+        if not self.ends(step): return
+        due, dormant = step % self.values["period"] == 0, []
         for h in self.layers:
             size = unit_activations(saved, h).abs().mean(2)
             score = size / (size.mean(1, keepdim=True) + 1e-9)
-            chosen.append((h, torch.arange(h.units, device=size.device).expand_as(size), (score <= self.values["threshold"]) & due))
-        if not none(*(active for _, _, active in chosen)): renew(self.stack, chosen, step, self.weights, self.values["moments"] == "reset")
+            dormant.append((score <= self.values["threshold"]) & due)
+        if self.waits: self.state["due"].copy_(torch.cat(dormant, 1))
+        else: self.renew(dormant, step)
+
+    def before_step(self, step):
+        if not self.ends(step): return
+        self.renew(self.state["due"].bool().split([h.units for h in self.layers], 1), step)
+        self.state["due"].zero_()
+
+    def renew(self, dormant:list[Tensor], step:int)->None: # bool, [K, units] for each hidden layer
+        "Renew the dormant units."
+        if none(*dormant): return
+        v, units = self.values, [torch.arange(h.units, device=d.device).expand_as(d) for h, d in zip(self.layers, dormant)]
+        renew(self.stack, [*zip(self.layers, units, dormant)], step, v["redraw"], v["bias"], v["moments"] == "reset", v["order"])
 
 # %% ../nbs/04_resets.ipynb #be528237
 class ContinualBackpropHyper(Options):
@@ -194,11 +231,13 @@ class ContinualBackpropHyper(Options):
     maturity: Annotated[int, Field(ge=0)] = 100 # steps until a unit is eligible
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # η
     utility: Literal["contribution", "adaptable"] = "contribution"
-    fraction: Literal["carry", "bernoulli"] = "carry" # what becomes of a fraction of a unit [code: bernoulli]
+    measured_on: Literal["activation", "pooling"] = "activation" # what a convolution's units give; pooling: what is left of it after pooling [code]
+    fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry" # what becomes of a fraction of a unit; below_one: left to chance if less than one unit is due, else dropped [code]
     redraw: Literal["init", "kaiming_uniform"] = "init" # the law of new incoming weights; kaiming_uniform: bound √(6 / fan in) [code]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # as in ReDo [code: by_layer]
     transfer: Literal["mean", "none"] = "mean" # what next layer's biases take over; none: the mean is cleared before it is used [code]
     adam_correction: Literal["both", "lost"] = "both" # as Adam's `correction` [code: lost]
-    in_code = dict(fraction="bernoulli", redraw="kaiming_uniform", transfer="none", adam_correction="lost")
+    in_code = dict(measured_on="pooling", fraction="bernoulli_below_one", redraw="kaiming_uniform", order="by_layer", transfer="none", adam_correction="lost")
 
 @resets.register("continual_backprop")
 class ContinualBackprop(Reset):
@@ -233,20 +272,26 @@ def apply(self:ContinualBackprop, saved, step):
         chosen.append((h, units, active))
         if self.values["transfer"] == "mean": self._transfer(params, h, mean, units, active)
         for s in self.state_of(i): put(s, units, active, 0.)
-    renew(self.stack, chosen, step, self.values["redraw"])
+    renew(self.stack, chosen, step, self.values["redraw"], order=self.values["order"])
 
 @patch
 def along(self:ContinualBackprop):
     v, seeds, laws = self.values, self.stack.seeds, [law_of_new(self.stack.network, h, self.values["redraw"]) for h in self.layers]
     if type(self) is not ContinualBackprop or any(law.normal for law in laws): return {}
     keys = [torch.stack([key(seeds, f"{purpose} {i}") for purpose in ("renew", "renew another")], 1) for i in range(len(laws))]
-    words = v["utility"] == "adaptable", v["fraction"] == "bernoulli", v["transfer"] == "mean"
+    fractions = dict(carry=0, bernoulli=1, bernoulli_below_one=2)
+    words = v["utility"] == "adaptable", fractions[v["fraction"]], v["transfer"] == "mean", v["order"] == "by_layer"
     return dict(renewal=arrays(v["replacement_rate"], v["maturity"], v["decay"], *words, torch.tensor(self.most), torch.tensor([law.scale for law in laws]), torch.stack(keys, 1), *self.state.values()))
+
+@patch
+def _seen(self:ContinualBackprop, saved, h):
+    if self.values["measured_on"] == "activation" or h.pooling is None: return unit_activations(saved, h)
+    return self.stack.network.layers[h.pooling].output(saved[h.pooling]).movedim(2, 1).flatten(2)
 
 @patch
 def _observe(self:ContinualBackprop, i, h, params, saved):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
-    (age, weight, mean, utility), a, gain, w_out = self.state_of(i), unit_activations(saved, h), 1 - self.values["decay"], outgoing(params, h).abs().flatten(2)
+    (age, weight, mean, utility), a, gain, w_out = self.state_of(i), self._seen(saved, h), 1 - self.values["decay"], outgoing(params, h).abs().flatten(2)
     age += 1
     weight.lerp_(torch.ones_like(weight), gain)
     mean.lerp_(a.mean(2), gain)
@@ -260,9 +305,10 @@ def _observe(self:ContinualBackprop, i, h, params, saved):
 def _how_many(self:ContinualBackprop, i, eligible, step):
     "How many units of layer `i` are renewed now, [K, 1]."
     wanted, left = self.values["replacement_rate"] * eligible, self.state["left over"][:, i:i + 1]
-    if self.values["fraction"] == "bernoulli":
+    if self.values["fraction"] != "carry":
         chance = uniform(key(self.stack.seeds, f"renew another {i}", step), 1)
-        return wanted.floor() + (chance < wanted - wanted.floor())
+        one_more = chance < wanted - wanted.floor()
+        return wanted.floor() + (one_more if self.values["fraction"] == "bernoulli" else one_more & (wanted < 1))
     left += wanted
     n = (left + 1e-6).floor() # a sum of tenths is not quite one
     left -= n

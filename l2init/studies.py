@@ -6,7 +6,7 @@
 __all__ = ['Some', 'MOST_RUNS', 'MOST_NUMBERS', 'TYPES', 'PLACE', 'Named', 'NamedMethod', 'Study', 'project_root', 'read_study',
            'declared', 'parameters', 'load_plugins', 'report_notebook', 'plan', 'only_known', 'described', 'in_code',
            'make_run', 'left_out', 'scale_of', 'absolute', 'stream_of', 'choose', 'seconds_per_step', 'environment',
-           'record', 'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
+           'commit_of', 'record', 'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
 
 # %% ../nbs/08_studies.ipynb #8857594c
 import ast
@@ -45,7 +45,7 @@ from .core import InputError, Options, checked, short, unknown, write, write_tex
 from .data import data_root
 from .networks import networks
 from .optimizers import optimizers
-from .runs import Run, papermill_to, study_name
+from .runs import CODE, Run, papermill_to, study_name
 from .streams import Stream, streams
 
 # %% ../nbs/08_studies.ipynb #1060330d
@@ -225,8 +225,9 @@ def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
 
 def in_code(stream:str, method:str, network:str)->tuple[dict, dict, dict, dict]:
     "The options of a stream, the hyper-parameters of a method (a list each), the options of a network and those of the probes that are the authors' code's."
-    is_crelu = methods[method].network.get("activation") == "crelu"
-    return streams[stream].in_code, {n: [v] for n, v in methods[method].hyper.in_code.items()}, networks[network].in_code if is_crelu else {}, Probes.in_code
+    without = set() if methods[method].network.get("activation") == "crelu" else {"removed"}
+    net = {n: v for n, v in networks[network].in_code.items() if n not in without}
+    return streams[stream].in_code, {n: [v] for n, v in methods[method].hyper.in_code.items()}, net, Probes.in_code
 
 # %% ../nbs/08_studies.ipynb #435929a8
 def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool, phase:str="")->Run: # given: as from `described`, with seeds
@@ -295,13 +296,21 @@ def seconds_per_step(run:Run, # planned with its data
 
 # %% ../nbs/08_studies.ipynb #bb5d0dbc
 def environment()->dict:
-    "Versions and machine, for the provenance of a result."
+    "Versions, code and machine, for the provenance of a result."
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = {p: version(p) for p in ("torch", "numpy", "pandas", "papermill")}
-    try: commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(l2init.__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError): commit = None
     tf32 = [name for name, b in dict(products=torch.backends.cuda.matmul, convolutions=torch.backends.cudnn).items() if gpu and b.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"]
-    return dict(l2init=l2init.__version__, commit=commit, python=platform.python_version(), **packages, machine=platform.machine(), cores=os.cpu_count(), gpu=gpu, tf32=tf32)
+    return dict(l2init=l2init.__version__, code=CODE, **commit_of(Path(l2init.__file__).parent), python=platform.python_version(), **packages,
+                machine=platform.machine(), cores=os.cpu_count(), gpu=gpu, tf32=tf32)
+
+def commit_of(package:Path)->dict: # commit, or None; dirty: are there changes that are not in it?
+    "The commit of a package in its own repository. A package that lies in somebody else's repository, as in a virtual environment there, has none."
+    def git(*args): return subprocess.run(["git", *args], cwd=package.parent, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        own = Path(git("rev-parse", "--show-toplevel")).resolve() == package.parent.resolve() and git("ls-files", f"{package.name}/__init__.py")
+        if own: return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", package.name)))
+    except (OSError, subprocess.CalledProcessError): pass # no git, no repository
+    return dict(commit=None, dirty=False)
 
 # %% ../nbs/08_studies.ipynb #b3c9000f
 def record(metrics:pd.DataFrame, # as from `l2init.cohorts.train`
