@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from .core import InputError, Options, Registry, checked, short, write, write_text
 from .metrics import dead_share, distance_from_init, dormant_share, effective_rank, singular_values, srank, stable_rank, weight_magnitude
-from .networks import cross_entropy, fast_cross_entropy, known_labels, network
+from .networks import Flatten, cross_entropy, fast_cross_entropy, known_labels, network
 from .optimizers import optimizer
 from .regularizers import Consolidation, penalties, squared_gradients
 from .resets import Stack, resets
@@ -48,6 +48,8 @@ class Method:
     reset: str|None = None # one of `l2init.resets.resets`
     network: dict = field(default_factory=dict) # network options that it sets
     consolidation: bool = False # is there elastic weight consolidation?
+
+    def __getstate__(self): return {f.name: getattr(self, f.name) for f in fields(self)} # without the class that `hyper` makes
 
     @cached_property
     def hyper(self)->type[Options]:
@@ -120,13 +122,13 @@ class Cohort:
                  **network_options, # of the network; the method's own come on top
                 ):
         column = lambda name: torch.tensor(learners[name].to_numpy(), dtype=dtype, device=device)[:, None] if is_numeric_dtype(learners[name]) else only(learners[name])
-        self.learners, self.method = learners, methods[method]
+        self.learners, self.method, self.fast = learners, methods[method], fast
         needed = {*Learner.model_fields, *self.method.hyper.model_fields}
         if wrong := needed ^ set(learners.columns): raise InputError(f"The learners are not of method {method}, which has the columns {sorted(needed)}: {sorted(wrong)} differ.")
         self.network = network(network_name, shape, classes, **{**network_options, **self.method.network})
         seeds = torch.tensor(learners["seed"].to_numpy(), device=device)
         self.seeds, self.row = seeds.unique(return_inverse=True) # the stream's seeds [S]; which of them each learner has [K]
-        self.learner_seeds, self.lr = seeds, column("learning_rate")
+        self.learner_seeds, self._lr = seeds, column("learning_rate")
         self.hyper = {name: column(name) for name in self.method.hyper.model_fields}
         self.theta = self.network.draw("init", seeds).to(dtype)
         self.theta0, self.grad = self.theta.clone(), torch.zeros_like(self.theta)
@@ -141,24 +143,42 @@ class Cohort:
         self.penalty = penalties[self.method.penalty] if self.method.penalty else None
         self.penalty_hyper = {n: self.hyper[n] for n in self.penalty.hyper.model_fields} if self.penalty else {}
         self.mask = None if not (norm := self.network.is_norm(device)).any() else (~norm).to(dtype)
-        self.params, self.grads = self.network.views(self.theta), self.network.views(self.grad)
-        self.cross_entropy, self.update = cross_entropy, update
-        if in_loops: self.cross_entropy, self.update = fast_cross_entropy, fast_update
-        elif fast and can_compile(): self.update = torch.compile(update, dynamic=True)
+        self.cross_entropy = fast_cross_entropy if in_loops else cross_entropy
         in_one = in_loops and self.optimizer.loop(self.state) and is_simple(self.penalty, self.mask) and not self.consolidation
         self.widths = self.network.perceptron() if in_one else [] # of perceptrons that learn in one loop
         self.recorder = Recording if fast and self.theta.device.type == "cuda" else None
-        self.recordings, self.clock = {}, torch.zeros((), dtype=torch.int64, device=device) # recorded steps, by the shape of their batch; where they read how many were done before
-        self.parts = self.split(CACHE // (5 * self.theta[0].nbytes)) if in_loops and not self.widths else []
+        self._derive()
+        self.clock = torch.zeros((), dtype=torch.int64, device=device) # recorded steps, by the shape of their batch; where they read how many were done before
+        self.at_a_time = max(1, CACHE // (5 * self.theta[0].nbytes)) if in_loops and not self.widths else len(self) # learners that are advanced together
 
     def __len__(self): return len(self.learners)
 
     @property
-    def resamples(self)->bool: return self.penalty is not None and self.penalty.anchor == "resampled"
+    def lr(self)->Tensor: # [K, 1]
+        "The learning rates. What is assigned to them is copied into place, where all forms of a step read it."
+        return self._lr
+    @lr.setter
+    def lr(self, value): self._lr.copy_(torch.as_tensor(value).broadcast_to(self._lr.shape))
 
-    @cached_property
+    def __getstate__(self): return {n: v for n, v in self.__dict__.items() if n not in ("params", "grads", "recordings", "penalty", "update")} # what is made of the others, or cannot be copied
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._derive()
+
+    def _derive(self):
+        "Make what is made of the tensors."
+        self.params, self.grads, self.recordings = self.network.views(self.theta), self.network.views(self.grad), {}
+        self.penalty = penalties[self.method.penalty] if self.method.penalty else None
+        in_loops = self.cross_entropy is fast_cross_entropy
+        self.update = fast_update if in_loops else torch.compile(update, dynamic=True) if self.fast and can_compile() else update
+
+    @property
+    def resamples(self)->bool:
+        return self.penalty is not None and self.penalty.anchor == "resampled"
+
+    @property
     def arrays(self)->dict:
-        "What a loop wants of the cohort at each step, as arrays that share its memory."
+        "What a loop wants of the cohort, as arrays that share its memory."
         at = pull(None if self.resamples else self.penalty, self.theta0, self.penalty_hyper, self.lr)
         return dict(along=self.reset.along() if self.reset else {}, theta=self.theta.numpy(), grad=self.grad.numpy(), state={n: t.numpy() for n, t in self.state.items()}, lr=self.lr.numpy(), row=self.row.numpy(), pull=[t.numpy() for t in at])
 
@@ -212,9 +232,25 @@ def per_learner(self:Cohort, x:Tensor, k=slice(None))->Tensor: # [S, …] -> [K,
 
 @patch
 def checked(self:Cohort, x:Tensor)->Tensor: # [S, …]
-    "`x` in the type of the weights, if it is no label. Raises `InputError` unless it has a row for each seed."
-    if len(x) != len(self.seeds): raise InputError(f"The batch has rows for {len(x)} seeds, the cohort has {len(self.seeds)}.")
+    "`x` in the type of the weights, if it is no label."
     return x.to(self.theta) if x.is_floating_point() else x
+
+@patch
+def check(self:Cohort, x:Tensor, y:Tensor, scaled:bool=True)->None: # [S, B, …], int64 [S, B]; are they images that the network takes, or bytes yet to be scaled?
+    "Raise `InputError` unless the cohort can learn from these examples. Loops would read whatever lies beside them in memory."
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor): raise InputError(f"Images and labels are tensors, not {type(x).__name__} and {type(y).__name__}.")
+    S, shape, given = len(self.seeds), self.network.shape, tuple(x.shape[2:])
+    if x.dim() < 3 or len(x) != S: raise InputError(f"The batch has rows for {len(x) if x.dim() > 2 else 0} seeds, the cohort has {S}: images are [seeds, examples, …].")
+    flat = isinstance(self.network.layers[0], Flatten) and given == (math.prod(shape),)
+    if given != shape and not flat: raise InputError(f"The images are of shape {given}, the network is for {shape}.")
+    if scaled and not x.is_floating_point(): raise InputError(f"The images are {x.dtype}; floating-point numbers are needed, as a stream's batches have them.")
+    if y.dtype != torch.int64: raise InputError(f"The labels are {y.dtype}; torch.int64 is needed.")
+    if y.shape != x.shape[:2]: raise InputError(f"There are images for {tuple(x.shape[:2])} [seeds, examples], but labels for {tuple(y.shape)}.")
+    if not y.numel(): raise InputError("The batch has no examples.")
+    for name, tensor in dict(images=x, labels=y).items():
+        if tensor.device != self.theta.device: raise InputError(f"The {name} are on {tensor.device}, the cohort is on {self.theta.device}.")
+    known = y.device.type != "cpu" or (0 <= int(y.min()) and int(y.max()) < self.network.classes) # a GPU would have to be waited for
+    if not known: raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {self.network.classes} outputs: 0 to {self.network.classes - 1}.")
 
 # %% ../nbs/07_cohorts.ipynb #ee53724b
 @patch
@@ -222,7 +258,8 @@ def step(self:Cohort,
          x:Tensor, # [S, B, …], a row for each of `seeds`
          y:Tensor, # int64, [S, B]
         )->tuple[Tensor, Tensor]: # loss [K] and accuracy [K] on the batch, before learning from it
-    "Predict, then learn."
+    "Predict, then learn. Raises `InputError` for a batch that the network cannot take."
+    self.check(x, y)
     loss, accuracy = self.learn_batches(x, y, y.shape[1])
     return loss.squeeze(1), accuracy.squeeze(1)
 
@@ -251,7 +288,7 @@ def at_once(self:Cohort)->int:
 @patch(as_prop=True)
 def resets_in_step(self:Cohort)->bool:
     "Is the reset part of what a loop or a recording does in a step?"
-    return bool(self.arrays["along"] if self.widths else self.recorder and self.reset.in_step)
+    return bool(self.reset and (self.reset.along() if self.widths else self.recorder and self.reset.in_step))
 
 @patch
 def learn_by_layers(self:Cohort, x, y, steps): # number of steps done before
@@ -281,7 +318,8 @@ def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches th
 def learn(self:Cohort, task:Task)->dict[str, Tensor]: # name -> [K], on the device
     "Learn a task. Online accuracy and loss are means over its steps, of the batch before learning from it."
     if not torch.equal(task.seeds, self.seeds): raise InputError(f"The task is for seeds {task.seeds.tolist()}, the cohort has {self.seeds.tolist()}.")
-    if self.parts: return self._learn_in_parts(task)
+    self.check(*task.examples, scaled=False)
+    if self.at_a_time < len(self): return self._learn_in_parts(task)
     loss = torch.zeros(len(self), device=self.theta.device)
     accuracy = torch.zeros_like(loss)
     for x, y in task.blocks():
@@ -313,20 +351,19 @@ def between_tasks(self:Cohort, ended:Task, following:Task|None)->None:
 # %% ../nbs/07_cohorts.ipynb #198d88b3
 @patch
 def split(self:Cohort, most:int)->list[Cohort]:
-    "The cohort in parts of at most `most` learners, about equal; none if it is small enough as a whole."
-    number = -(-len(self) // max(1, most))
-    return [self.part(slice(int(k[0]), int(k[-1]) + 1)) for k in torch.arange(len(self)).tensor_split(number)] if number > 1 else []
+    "The cohort in parts of at most `most` learners, about equal."
+    number = -(-len(self) // most)
+    return [self.part(slice(int(k[0]), int(k[-1]) + 1)) for k in torch.arange(len(self)).tensor_split(number)]
 
 @patch
 def part(self:Cohort, k:slice)->Cohort:
     "Learners `k` as a cohort whose tensors are views of this one's."
     rows = lambda tensors: {n: v if isinstance(v, str) else v[k] for n, v in tensors.items()}
     p = copy(self)
-    p.__dict__.pop("arrays", None)
-    p.learners, p.learner_seeds, p.lr, p.theta, p.theta0, p.grad = (v[k] for v in (self.learners, self.learner_seeds, self.lr, self.theta, self.theta0, self.grad))
+    p.learners, p.learner_seeds, p._lr, p.theta, p.theta0, p.grad = (v[k] for v in (self.learners, self.learner_seeds, self._lr, self.theta, self.theta0, self.grad))
     p.seeds, p.row = p.learner_seeds.unique(return_inverse=True)
-    p.hyper, p.penalty_hyper, p.state, p.parts = rows(self.hyper), rows(self.penalty_hyper), rows(self.state), []
-    p.params, p.grads = self.network.views(p.theta), self.network.views(p.grad)
+    p.hyper, p.penalty_hyper, p.state, p.at_a_time = rows(self.hyper), rows(self.penalty_hyper), rows(self.state), len(p.learners)
+    p._derive()
     if self.reset:
         p.reset = type(self.reset)(Stack(self.network, p.theta, p.state, p.learner_seeds, p.theta0, self.reset.stack.fast), p.hyper)
         p.reset.state = rows(self.reset.state)
@@ -339,9 +376,7 @@ def part(self:Cohort, k:slice)->Cohort:
 def _learn_in_parts(self:Cohort, task:Task):
     task.examples # made once, for all parts
     values = []
-    for p in self.parts:
-        p.steps = self.steps
-        values.append(p.learn(task.part(p.seeds)))
+    for p in self.split(self.at_a_time): values.append(p.learn(task.part(p.seeds)))
     self.steps = p.steps
     return {n: torch.cat([v[n] for v in values]) for n in values[0]}
 
@@ -407,7 +442,8 @@ def _right(logits, y): return ((logits.argmax(-1) == y) & logits.isfinite().all(
 @patch
 @torch.no_grad()
 def accuracy(self:Cohort, x:Tensor, y:Tensor, portion:int=2**15)->Tensor: # [S, M, …], int64 [S, M] -> [K]
-    "Accuracy on the examples. Changes nothing."
+    "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
+    self.check(x, y)
     return torch.cat([_right(self.network.forward(params, xs)[0], ys) for _, params, xs, ys in self._portions(x, y, portion)])
 
 @patch
@@ -418,7 +454,8 @@ def probe(self:Cohort,
           options:Probes=Probes(),
           portion:int=2**15, # of learners × examples that are looked at together
          )->dict[str, Tensor]: # name -> [K]
-    "The probes of `l2init.metrics` on the examples of a task. Changes nothing."
+    "The probes of `l2init.metrics` on the examples of a task. Changes nothing. Raises `InputError` for examples that the network cannot take."
+    self.check(x, y)
     out = []
     for k, params, xs, ys in self._portions(x, y, portion):
         logits, features, units = self.network.activations(params, xs)
@@ -490,6 +527,7 @@ def train(cohort:Cohort,
     options = checked(Probes, "probes", probes)
     if cohort.reset and cohort.reset.looks_ahead and not cohort.reset.waits and (odd := [p for p in cohort.reset.periods if p % stream.steps]):
         raise InputError(f"judged_on = 'next_test' with renewed = 'after_step' needs periods of whole tasks, and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
+    if stream.outputs > cohort.network.classes: raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
     names, values, owner = (), [], belongs_to(cohort, stream, options)
     if checkpoint and Path(checkpoint).exists(): names, values = load_checkpoint(cohort, owner, Path(checkpoint))
     bar = tqdm(total=stream.tasks, initial=len(values), desc=f"{cohort.method.title}, {len(cohort)} learners", unit="task", file=sys.stdout, disable=not progress, mininterval=1)

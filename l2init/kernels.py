@@ -8,6 +8,8 @@ __all__ = ['loop', 'BYTES', 'REGISTERS', 'ROWS', 'BLOCKS', 'WINDOWS', 'LONG', 'P
            'perceptron_adam', 'max_pool', 'max_pool_backward', 'conv_backward_at_maxima']
 
 # %% ../nbs/00_kernels.ipynb #713fdff4
+import warnings
+
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
@@ -16,7 +18,20 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 # %% ../nbs/00_kernels.ipynb #fad68297
-loop = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}) # a product and a sum may be one rounding; infinities and NaNs stay what they are
+def _can_keep()->bool:
+    "Whether Numba finds a folder to keep machine code in: beside this file, the user's own, or the one that NUMBA_CACHE_DIR names."
+    try: njit(cache=True)(_can_keep) # compiles nothing
+    except RuntimeError:
+        warnings.warn("Numba can keep no machine code here, so every process compiles its loops anew, which takes some minutes. Set NUMBA_CACHE_DIR to a folder that can be written.")
+        return False
+    return True
+
+_kept = _can_keep()
+
+def _compiled(*fastmath): # what the compiler may take liberties with
+    return njit(cache=_kept, nogil=True, error_model="numpy", fastmath=set(fastmath))
+
+loop = _compiled("contract") # a product and a sum may be one rounding; infinities and NaNs stay what they are
 
 # %% ../nbs/00_kernels.ipynb #e4a42bb0
 @loop
@@ -87,7 +102,7 @@ def sgd(theta, grad, # [K, P], theta is changed
 # %% ../nbs/00_kernels.ipynb #12315ca3
 _FINITE = 1e38 # the largest root of a square that is divided by: an infinite number has no estimate
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "ninf"})
+@_compiled("contract", "arcp", "ninf")
 def _over(x, y): return x / y # y is finite
 
 @loop
@@ -159,7 +174,7 @@ def _perturb_one(theta, j, step, noise): # [1, P]; which of K learners it is, as
     perturb(theta, step, stops, laws, keys[j], shrink[j], size[j])
 
 # %% ../nbs/00_kernels.ipynb #75d93be3
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@_compiled("contract", "reassoc")
 def _size(w): # the sum of absolute values, in any order: several at a time
     total = w.dtype.type(0)
     for i in range(len(w)): total += abs(w[i])
@@ -512,7 +527,7 @@ def _add_picked_rows(columns, begins, numbers, places, unit, x, y, start, scatte
         if scatter: _scattered(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit, x + shift, 0, columns, y + shift, 0, last)
         else: _picked(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit, x + shift, 0, start.ctypes.data + shift, 0, y + shift, 0, columns, last)
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@_compiled("contract", "reassoc")
 def _sum(numbers): # in any order
     total = numbers.dtype.type(0)
     for i in range(len(numbers)): total += numbers[i]

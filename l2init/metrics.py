@@ -21,17 +21,23 @@ def distance_from_init(theta:Tensor, theta0:Tensor)->Tensor: # [K, P] twice -> [
     return (theta - theta0).abs().mean(1)
 
 # %% ../nbs/06_metrics.ipynb #b7353393
+def _finite_only(share, hidden): # [K], activations; nan for learners some of whose activations are not finite
+    finite = torch.stack([h.flatten(1).isfinite().all(1) for h in hidden]).all(0)
+    return share.where(finite, torch.nan)
+
 def dead_share(hidden:list[Tensor], # activations of the hidden layers, [K, N, features] or [K, N, channels, H, W] each
-              )->Tensor: # [K]
+              )->Tensor: # [K]; nan for a learner that has diverged
     "Share of hidden units (of a convolution: channels) that are 0 on all N probe examples, and at all positions."
-    return torch.cat([(h == 0).movedim(2, 1).flatten(2).all(2) for h in hidden], 1).float().mean(1)
+    dead = [(h == 0).movedim(2, 1).flatten(2).all(2) for h in hidden]
+    return _finite_only(torch.cat(dead, 1).float().mean(1), hidden)
 
 def dormant_share(hidden:list[Tensor], # as for `dead_share`
                   threshold:float=.025, # τ
-                 )->Tensor: # [K]
+                 )->Tensor: # [K]; nan for a learner that has diverged
     "Share of hidden units whose mean |activation| is at most `threshold` times their layer's mean (Sokar et al. 2023)."
     sizes = [h.abs().movedim(2, 1).flatten(2).mean(2) for h in hidden]
-    return torch.cat([s <= threshold * s.mean(1, keepdim=True) for s in sizes], 1).float().mean(1)
+    dormant = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
+    return _finite_only(torch.cat(dormant, 1).float().mean(1), hidden)
 
 # %% ../nbs/06_metrics.ipynb #3d83d903
 def singular_values(features:Tensor, # [K, N, F]

@@ -260,8 +260,8 @@ def known_labels(y:Tensor, classes:int):
 # %% ../nbs/02_networks.ipynb #bd4dc300
 class Network:
     "A list of stacked layers, and where their parameters stand in a flat tensor [K, P]. It holds no weights."
-    def __init__(self, layers:list[Layer]):
-        self.layers, number = layers, {kind: count(1) for kind in {l.kind for l in layers}}
+    def __init__(self, layers:list[Layer], shape:tuple=(), classes:int=0): # shape of one input, and the number of outputs, where somebody asks for them
+        self.shape, self.classes, self.layers, number = tuple(shape), classes, layers, {kind: count(1) for kind in {l.kind for l in layers}}
         self.names = [f"{l.kind}{next(number[l.kind])}" for l in layers]
         self.slots, start = {}, 0 # parameter name -> (layer's position, parameter, slice of P)
         for i, layer in enumerate(layers):
@@ -419,7 +419,7 @@ class Architecture(Options):
             *hidden, last = (l for l in layers if l.kind in ("linear", "conv"))
             for layer in hidden: layer.law = dict(weight=initial_law(self.init, layer.fan_in, layer.fan_out, self.xavier_gain), bias=Law(0., 0.))
             last.law = dict(weight=initial_law(self.init, last.fan_in, last.fan_out), bias=Law(0., 0.))
-        return Network(layers)
+        return Network(layers, shape, classes)
 
     def hidden_layers(self, shape:tuple, units:list[int], width:float)->list[Layer]:
         "Fully connected layers of `width` times `units` on inputs of `shape`, and the activations after them; then how many features come out."

@@ -7,7 +7,7 @@ __all__ = ['resets', 'Stack', 'Reset', 'ShrinkPerturbHyper', 'ShrinkPerturb', 'a
            'renew', 'unit_activations', 'ReDoHyper', 'ReDo', 'ContinualBackpropHyper', 'ContinualBackprop']
 
 # %% ../nbs/04_resets.ipynb #92756bd9
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -30,6 +30,8 @@ class Stack:
     seeds: Tensor # int64, [K]
     theta0: Tensor # [K, P], what the parameters were at the start
     fast: bool = False # take the fast form, where there is one, which is for CPUs
+
+    def __getstate__(self): return {f.name: getattr(self, f.name) for f in fields(self)} # views are made anew
 
     @cached_property
     def params(self)->list[dict]: return self.network.views(self.theta)
@@ -251,6 +253,14 @@ class ContinualBackprop(Reset):
         self.state = {n: stack.theta.new_zeros(K, sum(h.units for h in self.layers)) for n in self.of_units} | {"left over": stack.theta.new_zeros(K, len(self.layers))}
         self.most = [min(h.units, int(float(hyper["replacement_rate"].max()) * h.units) + 1) for h in self.layers] # renewed at once in a layer
 
+    @cached_property
+    def draws(self)->tuple[Tensor, Tensor]|None:
+        "For a loop: the bound of each layer's new weights, and the keys [K, layers, 2] of new weights and of chance, all but the step; None where new weights are not uniform."
+        laws = [law_of_new(self.stack.network, h, self.values["redraw"]) for h in self.layers]
+        if any(law.normal for law in laws): return None
+        keys = [torch.stack([key(self.stack.seeds, f"{purpose} {i}") for purpose in ("renew", "renew another")], 1) for i in range(len(laws))]
+        return torch.tensor([law.scale for law in laws]), torch.stack(keys, 1)
+
     def state_of(self, i:int)->list[Tensor]: # views [K, units]
         "What is known of the units of hidden layer `i`: age, weight, mean and utility."
         first = sum(h.units for h in self.layers[:i])
@@ -276,12 +286,11 @@ def apply(self:ContinualBackprop, saved, step):
 
 @patch
 def along(self:ContinualBackprop):
-    v, seeds, laws = self.values, self.stack.seeds, [law_of_new(self.stack.network, h, self.values["redraw"]) for h in self.layers]
-    if type(self) is not ContinualBackprop or any(law.normal for law in laws): return {}
-    keys = [torch.stack([key(seeds, f"{purpose} {i}") for purpose in ("renew", "renew another")], 1) for i in range(len(laws))]
+    v, draws = self.values, self.draws
+    if type(self) is not ContinualBackprop or draws is None: return {}
     fractions = dict(carry=0, bernoulli=1, bernoulli_below_one=2)
     words = v["utility"] == "adaptable", fractions[v["fraction"]], v["transfer"] == "mean", v["order"] == "by_layer"
-    return dict(renewal=arrays(v["replacement_rate"], v["maturity"], v["decay"], *words, torch.tensor(self.most), torch.tensor([law.scale for law in laws]), torch.stack(keys, 1), *self.state.values()))
+    return dict(renewal=arrays(v["replacement_rate"], v["maturity"], v["decay"], *words, torch.tensor(self.most), *draws, *self.state.values()))
 
 @patch
 def _seen(self:ContinualBackprop, saved, h):

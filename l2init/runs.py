@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'CODE', 'Run', 'study_name', 'scales', 'pending', 'code_digest', 'of_other_code', 'set_aside', 'keep_plan',
-           'kept_plan', 'papermill_to', 'execute', 'execute_from_stdin', 'available_cores']
+           'kept_plan', 'papermill_to', 'can_have_sockets', 'place_for_sockets', 'execute', 'execute_from_stdin',
+           'available_cores']
 
 # %% ../nbs/08_runs.ipynb #5d0e1a04
 import hashlib
@@ -18,7 +19,7 @@ import traceback
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
 
 import pandas as pd
@@ -175,13 +176,34 @@ def kept_plan(study_file:str|Path, folder:str|Path)->list[Run]|None: # `folder` 
 
 # %% ../nbs/08_runs.ipynb #f0f45e54
 def papermill_to(notebook:Path, output:Path, params:dict)->None:
-    "Execute `notebook` with `params` in `output`'s folder, with a kernel that nobody else talks to."
+    "Execute `notebook` with `params` in `output`'s folder, with a kernel of this Python that nobody else talks to."
     import papermill
     from traitlets.config import Config
-    with TemporaryDirectory(prefix="l2init") as sockets:
-        kernel = dict(transport="ipc", ip=f"{sockets}/k") if os.name == "posix" else {}
+    with TemporaryDirectory(prefix="l2init", dir=place_for_sockets()) as sockets:
+        kernel = dict(transport="ipc", ip=f"{sockets}/k") if can_have_sockets(sockets) else {}
         config = Config(KernelManager=dict(kernel, connection_file=f"{sockets}/kernel.json"))
-        papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent), progress_bar=False, config=config)
+        papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent), progress_bar=False, config=config, kernel_manager_class=_this_python())
+
+def can_have_sockets(folder:str)->bool:
+    "Whether the path of a socket in `folder` is as short as the system wants it."
+    import zmq
+    return os.name == "posix" and len(os.fsencode(f"{folder}/k-5")) < zmq.IPC_PATH_MAX_LEN
+
+def place_for_sockets()->str:
+    "Where a folder for sockets is made: the temporary folder or, where its path is too long, /tmp."
+    usual = gettempdir()
+    fits = can_have_sockets(f"{usual}/l2init12345678") or not os.access("/tmp", os.W_OK)
+    return usual if fits else "/tmp"
+
+@lru_cache
+def _this_python(): # whatever kernels are called python3 elsewhere
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    class ThisPython(AsyncKernelManager):
+        "Starts kernels in the Python that asks for them."
+        @property
+        def kernel_spec(self): return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python", display_name="this Python")
+    return ThisPython
 
 def execute(run:Run,
             every:float=60, # seconds between two checkpoints, at least

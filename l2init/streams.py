@@ -127,8 +127,10 @@ class Task:
 
     @cached_property
     def examples(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] uint8, y [S, N] int64
-        "The examples to learn from, as bytes."
-        return self.stream.train_examples(self.index, self.seeds)
+        "The examples to learn from, as bytes. Raises `InputError` if the stream gives something else."
+        x, y = self._checked("train_examples")
+        if not self.stream.shown(y.shape[1]): raise InputError(f"{type(self.stream).__name__}.train_examples gives {y.shape[1]} examples, which make no batch of {self.stream.batch_size} with last_batch = {self.stream.last_batch!r}.")
+        return x, y
 
     @property
     def train(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] float32, y [S, N] int64
@@ -138,8 +140,19 @@ class Task:
     @property
     def test(self)->tuple[Tensor, Tensor]: # x [S, M, C, H, W] float32, y [S, M] int64
         "The examples to probe with, scaled: held out, where the task has a rule that holds for them too."
-        x, y = self.stream.test_examples(self.index, self.seeds)
+        x, y = self._checked("test_examples")
         return self.scale(x), y
+
+    def _checked(self, name):
+        "What the stream's method `name` gives for this task, if it is what a stream has to give."
+        x, y = getattr(self.stream, name)(self.index, self.seeds)
+        S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
+        if x.dtype != torch.uint8: raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, which the stream scales.")
+        if y.dtype != torch.int64: raise InputError(f"{gives} {y.dtype} labels; torch.int64 is needed.")
+        if y.dim() != 2 or x.shape[:2] != y.shape or len(y) != S:
+            raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; a row for each of {S} seeds is needed, with as many labels as images.")
+        if not y.shape[1]: raise InputError(f"{gives} no examples.")
+        return x, y
 
     def scale(self, images:Tensor)->Tensor:
         "Bytes to floating point, as the data set says."

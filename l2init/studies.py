@@ -41,7 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 import l2init
 from .cohorts import Cohort, Probes, Seed, grid, methods
-from .core import InputError, Options, checked, short, unknown, write, write_text
+from .core import InputError, Options, checked, forget, short, unknown, write, write_text
 from .data import data_root
 from .networks import networks
 from .optimizers import optimizers
@@ -154,20 +154,28 @@ def parameters(notebook:Path, # with a cell tagged `parameters`, each line as `n
 
 # %% ../nbs/08_studies.ipynb #c3b1d0ed
 def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
-    "Import each of `paths` once, here and in all processes that are started from here."
+    "Import each of `paths` here and in all processes that are started from here; again, if its text has changed."
     paths = tuple(str(Path(p).absolute()) for p in paths)
-    for path in paths:
-        if (name := f"l2init plugin {path}") in sys.modules: continue
-        if not os.path.isfile(path): raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        try: spec.loader.exec_module(sys.modules[name])
-        except (Exception, SystemExit) as e: # whatever is in the file
-            del sys.modules[name]
-            raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}".split())) from e
+    for path in paths: _load_plugin(path)
     known = os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)
     os.environ["L2INIT_PLUGINS"] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *paths])))
     return paths
+
+def _load_plugin(path):
+    name = f"l2init plugin {path}"
+    if not os.path.isfile(path): raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
+    text = Path(path).read_bytes()
+    if name in sys.modules and sys.modules[name].text == text: return
+    forget(name) # what an earlier text has registered
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        exec(compile(text, path, "exec"), module.__dict__) # not by the loader, which takes what it has compiled in the same second
+        module.text = text
+    except (Exception, SystemExit) as e: # whatever is in the file
+        forget(name)
+        del sys.modules[name]
+        raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}".split())) from e
 
 load_plugins(filter(None, os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)))
 
@@ -216,17 +224,17 @@ def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
     only_known(f"hyper-parameter of method {m.name}", m.options, methods[m.name].hyper.model_fields)
     if "learning_rate" not in o.options: raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing.")
     further = {k: v for k, v in o.options.items() if k != "learning_rate"}
-    stream_code, hyper_code, net_code, probes_code = ({}, {}, {}, {}) if study.protocol == "paper" else in_code(s.name, m.name, n.name)
+    stream_code, hyper_code, net_code, probes_code = ({}, {}, {}, {}) if study.protocol == "paper" else in_code(s.name, m.name, n.name, n.options.get("init", "default"))
     full = lambda kind, where, options: checked(kind, where, options).model_dump()
     stream_options = full(streams[s.name], f"stream {s.name}", {**stream_code, **s.options})
     return {**stream_options, "method": m.name, "hyper": {**methods[m.name].defaults, **hyper_code, **m.options},
             "optimizer": o.name, "optimizer_options": full(optimizers[o.name], f"optimizer {o.name}", further), "learning_rate": o.options["learning_rate"],
             "network": {"name": n.name, **full(networks[n.name], f"network {n.name}", {**net_code, **n.options})}, "probes": full(Probes, "probes", {**probes_code, **study.probes})}
 
-def in_code(stream:str, method:str, network:str)->tuple[dict, dict, dict, dict]:
+def in_code(stream:str, method:str, network:str, init:str="default")->tuple[dict, dict, dict, dict]:
     "The options of a stream, the hyper-parameters of a method (a list each), the options of a network and those of the probes that are the authors' code's."
-    without = set() if methods[method].network.get("activation") == "crelu" else {"removed"}
-    net = {n: v for n, v in networks[network].in_code.items() if n not in without}
+    matters = dict(removed=methods[method].network.get("activation") == "crelu", xavier_gain=str(init).startswith("xavier"))
+    net = {n: v for n, v in networks[network].in_code.items() if matters.get(n, True)}
     return streams[stream].in_code, {n: [v] for n, v in methods[method].hyper.in_code.items()}, net, Probes.in_code
 
 # %% ../nbs/08_studies.ipynb #435929a8
@@ -286,7 +294,7 @@ def seconds_per_step(run:Run, # planned with its data
     net = {n: v for n, v in p["network"].items() if n != "name"}
     cohort = Cohort(grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"]), made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
                     device="cuda" if torch.cuda.is_available() else "cpu", optimizer_options=p["optimizer_options"], **net)
-    part = (cohort.parts or [cohort])[0]
+    part = cohort.split(cohort.at_a_time)[0]
     x, y = next(made.task(0, part.seeds).blocks())
     part.learn_batches(x, y, made.batch_size)
     steps, start = 0, time.perf_counter()
