@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 import l2init
-from .core import InputError, short, write_text
+from .core import InputError, short, write, write_text
 
 # %% ../nbs/08_runs.ipynb #a2dd3d02
 @lru_cache
@@ -77,6 +77,14 @@ class Run:
 OUTCOMES = "done", "failed", "running", "waiting"
 
 @patch(as_prop=True)
+def parts(self:Run)->list[Run]:
+    "The runs that this one was split into, if it was."
+    file = self.folder / "parts.json"
+    if not file.exists(): return []
+    per_seed = self.learners // len(self.params["seeds"])
+    return [replace(self, params=dict(self.params, seeds=some), learners=per_seed * len(some), home=self.folder / "parts") for some in json.loads(file.read_text())]
+
+@patch(as_prop=True)
 def state(self:Run)->str:
     "One of `OUTCOMES`."
     if (self.folder / "done").exists(): return "done"
@@ -85,7 +93,9 @@ def state(self:Run)->str:
             with FileLock(self.folder / "lock").acquire(blocking=False): pass
     except Timeout: return "running"
     except OSError: pass # somebody else's folder, which may only be read: nothing runs there for us
-    return "failed" if (self.folder / "error.txt").exists() else "waiting"
+    states = {part.state for part in self.parts}
+    if "running" in states: return "running"
+    return "failed" if "failed" in states or (self.folder / "error.txt").exists() else "waiting"
 
 @patch(as_prop=True)
 def seconds(self:Run)->float|None:
@@ -96,14 +106,14 @@ def seconds(self:Run)->float|None:
 @patch(as_prop=True)
 def error(self:Run)->str:
     "The last line of a failed run's traceback."
-    file = self.folder / "error.txt"
+    file = next((r.folder / "error.txt" for r in (self, *self.parts) if (r.folder / "error.txt").exists()), self.folder / "error.txt")
     return file.read_text().strip().splitlines()[-1] if file.exists() else ""
 
 @patch(as_prop=True)
 def progress(self:Run)->str:
     "How many of its tasks a run has learned, e.g. 12/50; what came after the last checkpoint is learned again by a run that was killed."
-    file = self.folder / "progress"
-    return file.read_text() if file.exists() else ""
+    said = [r.folder / "progress" for r in (self, *self.parts)]
+    return " and ".join(file.read_text() for file in said if file.exists())
 
 @patch(as_prop=True)
 def code(self:Run)->str:
@@ -227,6 +237,33 @@ def execute(run:Run,
         write_text(folder / "done", str(time.perf_counter() - start))
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     return True
+
+# %% ../nbs/08_runs.ipynb #1c2670c8
+@patch
+def split(self:Run, number:int)->list[Run]:
+    "Split the run into at most `number` parts of about equal size, each with some of its seeds. What was split stays so."
+    if self.parts: return self.parts
+    seeds, number = self.params["seeds"], min(number, len(self.params["seeds"]))
+    ends = [round(len(seeds) * n / number) for n in range(number + 1)]
+    self.folder.mkdir(parents=True, exist_ok=True)
+    write_text(self.folder / "parts.json", json.dumps([seeds[a:b] for a, b in itertools.pairwise(ends)]))
+    return self.parts
+
+@patch
+def join(self:Run)->None:
+    "Make one of a run's parts, once all are done."
+    with FileLock(self.folder / "lock"):
+        parts = self.parts
+        if (self.folder / "done").exists() or any(p.state != "done" for p in parts): return
+        before = itertools.accumulate((p.learners for p in parts), initial=0)
+        frames = [p.metrics.assign(learner=lambda f, b=b: f.learner + b) for p, b in zip(parts, before)]
+        metrics = pd.concat(frames).sort_values(["task", "learner"], kind="stable", ignore_index=True)
+        environments = [json.loads((p.folder / "env.json").read_text(encoding="utf-8")) for p in parts]
+        codes = {e["code"] for e in environments}
+        write_text(self.folder / "params.json", json.dumps(dict(self.params, notebook=self.notebook.name), indent=1))
+        write_text(self.folder / "env.json", json.dumps(dict(environments[0], code=codes.pop() if len(codes) == 1 else "several"), indent=1))
+        write(self.folder / "metrics.parquet", lambda p: metrics.to_parquet(p, index=False))
+        write_text(self.folder / "done", str(sum(p.seconds for p in parts)))
 
 # %% ../nbs/08_runs.ipynb #5d0e1a09
 def execute_from_stdin()->None:
