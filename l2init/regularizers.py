@@ -331,8 +331,8 @@ def _no_doubt(model): # is it clear for each parameter which layer draws it?
     for (layer, name, m), *others in layers.values():
         for other, _, o in others:
             if type(o) is not type(m):
-                raise InputError(f"Weight {name!r} is shared by {layer!r} ({type(m).__name__}) and {other!r} ({type(o).__name__}), which draw it differently. Give draw=: "
-                                 "reset_parameters if the first of them drew it, or else a function that initializes the model.")
+                raise InputError(f"{name!r} of {layer!r} ({type(m).__name__}) is shared with {other!r} ({type(o).__name__}), which draws it differently. "
+                                 "Give draw=: reset_parameters if it was the first that drew it, or a function that initializes the model.")
 
 # %% ../nbs/03_regularizers.ipynb #87ba9f2c
 class L2InitResampled(Regularizer):
@@ -373,6 +373,7 @@ def _redraw(self:L2InitResampled): # buffer's name -> its next values
 @patch
 def pairs(self:L2InitResampled, parameters:dict[str, Tensor]|None=None)->list[tuple[Tensor, Tensor]]:
     "As `Regularizer.pairs`, after the anchors were drawn."
+    if torch._C._are_functorch_transforms_active(): raise InputError("L2InitResampled draws at each call, which torch.func does not allow in its transformations.")
     fresh = self._redraw()
     self.calls += 1
     for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])
