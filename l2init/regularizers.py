@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .core import InputError, Options, Registry, checked
+from .core import InputError, Options, Registry, checked, unknown
 from .random_numbers import key
 from .networks import Network, cross_entropy
 
@@ -82,79 +83,53 @@ def stacked_gradient(self:Penalty, theta:Tensor, anchor:Tensor|float, strength:T
 
 # %% ../nbs/03_regularizers.ipynb #55a25876
 def is_norm(module:nn.Module)->bool:
-    "Is it a normalization layer: one of PyTorch's, or one whose class is named like them (RMSNorm, LlamaRMSNorm, …)?"
-    return isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)) or bool(re.search(r"Norm(\dd)?$", type(module).__name__))
+    "Is it a normalization layer: one of PyTorch's, or one whose class is named like them (LlamaRMSNorm, MambaRMSNormGated, …)?"
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)): return True
+    name = type(module).__name__
+    if re.search(r"Norm(\dd)?$", name): return True
+    inside = re.search("(Layer|RMS|Batch|Group|Instance)Norm", name)
+    return bool(inside) and not list(module.children()) and all(p.dim() < 2 for p in module.parameters())
 
+# %% ../nbs/03_regularizers.ipynb #76f53e18
 def norm_parameters(model:nn.Module)->set[str]:
     "The names of the parameters of normalization layers, which regularizers leave out unless `skip` says otherwise."
-    return {f"{m}.{p}".lstrip(".") for m, module in model.named_modules() if is_norm(module) for p, _ in module.named_parameters(recurse=False)}
+    norms = [(name, m) for name, m in model.named_modules() if is_norm(m)]
+    return {f"{name}.{p}".lstrip(".") for name, m in norms for p, _ in m.named_parameters(recurse=False)}
 
+# %% ../nbs/03_regularizers.ipynb #e3d0482a
 class Regularizer(nn.Module):
     "A penalty on the distance of a model's parameters from their anchors. The base class; use `L2Init` and its siblings."
     penalty: ClassVar[str] # one of `penalties`
+    _agreed = False # do the ranks of torch.distributed have the same anchors?
     def __init__(self,
                  model:nn.Module, # its parameters now are the anchors; it is not owned
                  strength:float, # λ
                  skip:Callable[[str, nn.Parameter], bool]|None=None, # (name, parameter) -> leave it out; default: normalization layers
+                 sync:bool=True, # under torch.distributed all ranks take rank 0's anchors; False: each rank has parameters of its own
                  **hyper, # further hyper-parameters of the penalty
                 ):
         super().__init__()
         self.rule = penalties[self.penalty]
         self.hyper = checked(self.rule.hyper, type(self).__name__, dict(strength=strength, **hyper)).model_dump()
-        self._model, self.skip = [model], skip # in a list, so that it does not become a submodule
+        self._model, self.skip, self.sync = [model], skip, sync # in a list, so that it does not become a submodule
         self.anchors = nn.Module()
-        for name, p in self._chosen(): self.anchors.register_buffer(_buffer(name), p.detach().clone())
+        for name, p in self._chosen(): self.anchors.register_buffer(_buffer(name), _values(name, p))
         if not list(self.anchors.buffers()): raise InputError(f"{type(self).__name__}: the model has no parameter to regularize.")
 
-    def _chosen(self):
-        model, norms = self._model[0], norm_parameters(self._model[0]) if self.skip is None else ()
-        return [(n, p) for n, p in model.named_parameters() if not (self.skip(n, p) if self.skip else n in norms)]
+# %% ../nbs/03_regularizers.ipynb #d00f337b
+@patch
+def _chosen(self:Regularizer): # the parameters that are not skipped, with their names
+    model, norms = self._model[0], norm_parameters(self._model[0]) if self.skip is None else ()
+    return [(n, p) for n, p in model.named_parameters() if not (self.skip(n, p) if self.skip else n in norms)]
 
+# %% ../nbs/03_regularizers.ipynb #e3a2ca03
 def _buffer(name): return name.replace(".", "/") # a buffer's name may not hold a dot
 
-# %% ../nbs/03_regularizers.ipynb #b9bc104f
-@patch
-def pairs(self:Regularizer)->list[tuple[nn.Parameter, Tensor]]:
-    "The parameters that take a penalty now, each with its anchor. Raises `InputError` if the model's parameters are not those of the anchors."
-    chosen, anchors = self._chosen(), dict(self.anchors.named_buffers())
-    for name, p in chosen:
-        anchor = anchors.pop(_buffer(name), None)
-        if anchor is None: raise InputError(f"Parameter {name!r} was added after the anchors were taken. Make the regularizer after the model is complete.")
-        if anchor.shape != p.shape: raise InputError(f"Parameter {name!r} has shape {tuple(p.shape)}, its anchor {tuple(anchor.shape)}.")
-        if anchor.device != p.device: raise InputError(f"Parameter {name!r} is on {p.device}, its anchor on {anchor.device}. Move the regularizer along with the model: reg.to({str(p.device)!r}).")
-    if anchors: raise InputError(f"Parameter {next(iter(anchors)).replace('/', '.')!r} has an anchor, but is gone from the model or is skipped now.")
-    return [(p, self.anchors.get_buffer(_buffer(name))) for name, p in chosen if p.requires_grad]
-
-@patch
-def _difference(self:Regularizer, p, anchor): return p if self.rule.anchor == "zero" else p - anchor
-
-@patch
-def forward(self:Regularizer)->Tensor: # a scalar
-    "The penalty, to be added to the loss."
-    strength, hyper = self._split()
-    terms = [self.rule.value(self._difference(p, a), **hyper).sum() for p, a in self.pairs()]
-    return strength * torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else torch.zeros(())
-
-@patch
-def _split(self:Regularizer): return self.hyper["strength"], {n: v for n, v in self.hyper.items() if n != "strength"}
-
-# %% ../nbs/03_regularizers.ipynb #bf07fb55
-@patch
-def attach(self:Regularizer, optimizer:torch.optim.Optimizer):
-    "Pull before each `optimizer.step()`, scaled by the learning rate alone. Returns a handle; `handle.remove()` ends it."
-    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in known for _, p in self._chosen()): raise InputError("The optimizer has none of the regularized parameters.")
-    return optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._pull(opt))
-
-@patch
-@torch.no_grad()
-def _pull(self:Regularizer, optimizer):
-    strength, hyper = self._split()
-    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-    skipped = getattr(optimizer, "found_inf", None) # a GradScaler tells a fused optimizer so that it skips this step
-    go = 1. if skipped is None else 1. - skipped
-    for p, a in self.pairs():
-        if id(p) in rate: p.sub_(self.rule.gradient(self._difference(p, a), **hyper) * (rate[id(p)] * strength * go))
+# %% ../nbs/03_regularizers.ipynb #5810e045
+def _values(name, p): # a copy
+    if p.is_meta or nn.parameter.is_lazy(p):
+        raise InputError(f"Parameter {name!r} has no values yet ({'meta device' if p.is_meta else 'lazy layer'}). Initialize the model, then make the regularizer.")
+    return p.detach().clone()
 
 # %% ../nbs/03_regularizers.ipynb #ab3acc6f
 class L2(Regularizer):
@@ -170,38 +145,239 @@ class HuberInit(Regularizer):
     "λ Σ h(θ − θ0) with h square up to `delta` and linear beyond."
     penalty = "huber_init"
 
-def reset_parameters(model:nn.Module)->None:
-    "Initialize every layer of `model` anew, as PyTorch's own layers do."
+# %% ../nbs/03_regularizers.ipynb #30c67e58
+def _real(t): return torch.view_as_real(t) if t.is_complex() else t # a view: it can be written to
+
+# %% ../nbs/03_regularizers.ipynb #8d1d9c61
+def _wide(t): return _real(t).float() if _real(t).element_size() < 4 else _real(t)
+
+# %% ../nbs/03_regularizers.ipynb #7d29d9cf
+@patch
+def _difference(self:Regularizer, p, anchor): return _wide(p) if self.rule.anchor == "zero" else _wide(p) - _wide(anchor)
+
+# %% ../nbs/03_regularizers.ipynb #f0fe7087
+@patch
+def _check(self:Regularizer, chosen): # are the anchors those of these parameters?
+    anchors = dict(self.anchors.named_buffers())
+    for name, p in chosen:
+        anchor = anchors.pop(_buffer(name), None)
+        if anchor is None:
+            raise InputError(f"Parameter {name!r} was added after the anchors were taken. Make the regularizer after the model is complete.")
+        if anchor.shape != p.shape: raise InputError(f"Parameter {name!r} has shape {tuple(p.shape)}, its anchor {tuple(anchor.shape)}.")
+        if anchor.device != p.device:
+            raise InputError(f"Parameter {name!r} is on {p.device}, its anchor on {anchor.device}. "
+                             f"Move the regularizer along with the model: reg.to({str(p.device)!r}).")
+    if anchors: raise InputError(f"Parameter {next(iter(anchors)).replace('/', '.')!r} has an anchor, but is gone from the model or is skipped now.")
+
+# %% ../nbs/03_regularizers.ipynb #c1f3c5f8
+def _is_frozen(p): return isinstance(p, nn.Parameter) and not p.requires_grad # functional_call puts plain tensors in the place of parameters
+
+# %% ../nbs/03_regularizers.ipynb #2c4dfb97
+def _fingerprint(t): # exact on any machine, as a sum of floating-point numbers is not
+    bits = _real(t.detach()).reshape(-1)
+    return tuple(t.shape), str(t.dtype), bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()]).sum().item()
+
+# %% ../nbs/03_regularizers.ipynb #e38231a0
+@patch
+def _agree(self:Regularizer, chosen): # under torch.distributed: once, take the anchors of rank 0
+    ours = all(isinstance(p, nn.Parameter) for _, p in chosen) # not those of torch.func
+    if self._agreed or not self.sync or not ours or not (dist.is_available() and dist.is_initialized()): return
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, ({n: _fingerprint(p) for n, p in chosen}, [_fingerprint(b) for b in self.buffers()]))
+    (first, anchors), *others = everyone
+    for rank, (those, _) in enumerate(others, 1):
+        for name in [n for n in first.keys() | those.keys() if first.get(n) != those.get(n)]:
+            raise InputError(f"Parameter {name!r} on rank {rank} is not that of rank 0, so the ranks have no anchors in common. Call the regularizer "
+                             "after DistributedDataParallel has made them alike, or give sync=False if each rank has parameters of its own.")
+    if any(those != anchors for _, those in others):
+        for b in self.buffers(): dist.broadcast(_real(b), src=0)
+    self._agreed = True
+
+# %% ../nbs/03_regularizers.ipynb #38528f06
+@patch
+def _given(self:Regularizer, own, parameters): # each name with the tensor that was given in the place of the model's own
+    if parameters is None:
+        if torch._C._are_functorch_transforms_active() and any(isinstance(p, nn.Parameter) for _, p in own):
+            raise InputError("Inside a transformation of torch.func the regularizer needs the parameters: reg(parameters), a dictionary by name.")
+        return own
+    model = self._model[0]
+    known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name in parameters:
+        if name not in known: raise unknown("parameter", name, known)
+    instead = {id(known[name]): t for name, t in parameters.items()} # a tied parameter may be given by any of its names
+    return [(name, instead.get(id(p), p)) for name, p in own]
+
+# %% ../nbs/03_regularizers.ipynb #b9bc104f
+@patch
+def pairs(self:Regularizer,
+          parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own, as `torch.func.functional_call` takes them
+         )->list[tuple[Tensor, Tensor]]:
+    "The parameters that take a penalty now, each with its anchor. Raises `InputError` if the model's parameters are not those of the anchors."
+    own = self._chosen()
+    given = self._given(own, parameters)
+    self._check(given)
+    self._agree(own)
+    return [(p, self.anchors.get_buffer(_buffer(name))) for (name, p), (_, o) in zip(given, own) if not _is_frozen(o)]
+
+# %% ../nbs/03_regularizers.ipynb #f533a510
+@patch
+def _split(self:Regularizer): return self.hyper["strength"], {n: v for n, v in self.hyper.items() if n != "strength"}
+
+# %% ../nbs/03_regularizers.ipynb #4fade916
+@patch
+def forward(self:Regularizer, parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own
+           )->Tensor: # a scalar
+    "The penalty, to be added to the loss."
+    strength, hyper = self._split()
+    terms = [self.rule.value(self._difference(p, a), **hyper).sum() for p, a in self.pairs(parameters)]
+    return strength * torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else torch.zeros(())
+
+# %% ../nbs/03_regularizers.ipynb #3bb48bb7
+class _Pull:
+    "The handle of `attach`: pulls once in each step of the optimizer, until `remove()`."
+    def __init__(self, regularizer, optimizer):
+        self.regularizer, self.done = regularizer, False
+        self.hooks = optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)
+
+    def _before(self, optimizer, args, kwargs):
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure): return self._pull(optimizer)
+        def then_pull():
+            loss = closure()
+            self._pull(optimizer)
+            return loss
+        return ((args[0], then_pull, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | dict(closure=then_pull))
+
+    def _pull(self, optimizer):
+        if not self.done: self.regularizer._pull(optimizer)
+        self.done = True
+
+    def _after(self, optimizer, args, kwargs): self.done = False
+
+    def remove(self):
+        for hook in self.hooks: hook.remove()
+
+    def __enter__(self): return self
+    def __exit__(self, *_): self.remove()
+
+# %% ../nbs/03_regularizers.ipynb #bf07fb55
+@patch
+def attach(self:Regularizer, optimizer:torch.optim.Optimizer)->_Pull: # a handle
+    "Pull in each `optimizer.step()`, scaled by the learning rate alone. Returns a handle; `handle.remove()` ends it."
+    optimizer = _with_hooks(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError("LBFGS learns the loss's curvature from how gradients change, which a pull in between would spoil. Add reg() to the loss.")
+    if not _rates(optimizer, [p for _, p in self._chosen()]): raise InputError("The optimizer has none of the regularized parameters.")
+    pulls = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+    if any(isinstance(p, _Pull) and p.regularizer is self for p in pulls):
+        raise InputError("The regularizer is attached to this optimizer already and would pull twice. First take it off: handle.remove().")
+    return _Pull(self, optimizer)
+
+# %% ../nbs/03_regularizers.ipynb #fd0faa6c
+def _with_hooks(optimizer): # the optimizer itself, out of what Accelerate, Lightning and others wrap around it
+    while not getattr(getattr(type(optimizer), "step", None), "hooked", False): # PyTorch's mark of a step that calls its hooks
+        inside = [getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer", "_base_optimizer")]
+        optimizer, outer = next((o for o in inside if o not in (None, optimizer)), None), optimizer
+        if optimizer is None: raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside. Give attach a torch.optim.Optimizer.")
+    return optimizer
+
+# %% ../nbs/03_regularizers.ipynb #db651ce9
+def _rates(optimizer, parameters): # id of a parameter that the optimizer has -> its learning rate now
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    rates = {id(p): groups[id(p)].get("lr") for p in parameters if id(p) in groups}
+    if any(rate is None for rate in rates.values()):
+        raise InputError(f"{type(optimizer).__name__} has no learning rate of its own (lr is None), so a pull has no size. Add reg() to the loss.")
+    return rates
+
+# %% ../nbs/03_regularizers.ipynb #dfee99b9
+@patch
+@torch.no_grad()
+def _pull(self:Regularizer, optimizer):
+    strength, hyper = self._split()
+    pairs = [(p, a) for p, a in self.pairs() if p.grad is not None]
+    rates = _rates(optimizer, [p for p, _ in pairs])
+    skipped = getattr(optimizer, "found_inf", None) # a GradScaler tells a fused optimizer so that it skips this step
+    go = 1. if skipped is None else 1. - skipped
+    for p, a in pairs:
+        if id(p) in rates: _real(p).sub_(self.rule.gradient(self._difference(p, a), **hyper) * (rates[id(p)] * strength * go))
+
+# %% ../nbs/03_regularizers.ipynb #641e3907
+@torch.no_grad()
+def reset_parameters(model:nn.Module)->None: # changed in place
+    """Initialize every layer of `model` anew, as PyTorch's own layers do.
+
+    In the order of registration, and what is drawn already stays: what a module drew for those inside it, and a weight that layers share."""
+    _forget(model.parameters())
+    for m in model.modules():
+        if not hasattr(m, "reset_parameters"): continue
+        drawn = [(p, p.clone()) for p in m.parameters() if not p.isnan().any()]
+        m.reset_parameters()
+        for p, values in drawn: p.copy_(values)
     for name, m in model.named_modules():
-        if hasattr(m, "reset_parameters"): m.reset_parameters()
-        elif list(m.parameters(recurse=False)): raise InputError(f"Layer {name!r} ({type(m).__name__}) has no reset_parameters; give draw=, a function that initializes the model.")
+        why = "does not draw" if hasattr(m, "reset_parameters") else "has no reset_parameters, so nothing draws"
+        for missed in [n for n, p in m.named_parameters(recurse=False) if p.isnan().any()]:
+            raise InputError(f"Layer {name!r} ({type(m).__name__}) {why} its {missed!r}; give draw=, a function that initializes the model.")
+
+# %% ../nbs/03_regularizers.ipynb #65dd0760
+def _forget(parameters): # nan, but for integers
+    for p in parameters:
+        if p.is_floating_point() or p.is_complex(): p.detach().fill_(torch.nan)
+
+# %% ../nbs/03_regularizers.ipynb #0026253a
+def _no_doubt(model): # is it clear for each parameter which layer draws it?
+    layers = {}
+    for layer, m in model.named_modules(remove_duplicate=False):
+        for name, p in m.named_parameters(recurse=False): layers.setdefault(id(p), []).append((layer, name, m))
+    for (layer, name, m), *others in layers.values():
+        for other, _, o in others:
+            if type(o) is not type(m):
+                raise InputError(f"{name!r} of {layer!r} ({type(m).__name__}) is shared with {other!r} ({type(o).__name__}), which draws it differently. "
+                                 "Give draw=: reset_parameters if it was the first that drew it, or a function that initializes the model.")
 
 # %% ../nbs/03_regularizers.ipynb #87ba9f2c
 class L2InitResampled(Regularizer):
-    """½λ‖θ − φ‖² with φ drawn anew from the initial law at every call (Kumar et al. 2023). Leaves the global random state alone.
+    """½λ‖θ − φ‖² with φ drawn anew from the initial distribution at every call (Kumar et al. 2023). Leaves the global random state alone.
 
-    The law is that of the layers' own `reset_parameters`; a model that was initialized in another way needs `draw`."""
+    The distribution is that of the layers' own `reset_parameters`; a model that was initialized in another way needs `draw`. Under torch.distributed all
+    ranks have to call it equally often, as they draw by the number of the call."""
     penalty = "l2_init_resampled"
     def __init__(self, model, strength, skip=None, seed:int=0, # of the draws
-                 draw:Callable[[nn.Module], None]=reset_parameters, # initializes a model in place
+                 draw:Callable[[nn.Module], None]|None=None, # initializes a model in place; default: `reset_parameters`
                  **hyper):
         super().__init__(model, strength, skip, **hyper)
-        self._twin, self.draw = [copy.deepcopy(model)], draw
+        if draw is None: _no_doubt(model)
+        self._twin, self.draw = [_copy_of(model)], draw or reset_parameters
         self.register_buffer("seed", torch.tensor(seed))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
-        self._redraw() # a model that can't be drawn fails here
-
-    def _redraw(self):
-        with torch.random.fork_rng():
-            torch.manual_seed(int(key(int(self.seed), "anchor", int(self.calls))) % 2**63)
-            self.draw(self._twin[0])
-        return {_buffer(n): p.detach() for n, p in self._twin[0].named_parameters()}
-
-    def pairs(self):
+        _forget(self._twin[0].parameters())
         fresh = self._redraw()
-        self.calls += 1
-        for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])
-        return super().pairs()
+        for name, _ in self.anchors.named_buffers():
+            if fresh[name].isnan().any(): raise InputError(f"draw does not draw parameter {name.replace('/', '.')!r}. Draw it, too, or leave it out with skip=.")
+
+# %% ../nbs/03_regularizers.ipynb #f9160878
+def _copy_of(model):
+    try: return copy.deepcopy(model)
+    except Exception as e:
+        raise InputError("L2InitResampled draws a copy of the model, and this one cannot be copied. The old weight_norm and pruning are like that; "
+                         f"torch.nn.utils.parametrizations can. PyTorch says: {e}") from None
+
+# %% ../nbs/03_regularizers.ipynb #d968e7ab
+@patch
+def _redraw(self:L2InitResampled): # buffer's name -> its next values
+    with torch.random.fork_rng():
+        torch.manual_seed(int(key(int(self.seed), "anchor", int(self.calls))) % 2**63)
+        self.draw(self._twin[0])
+    return {_buffer(n): p.detach() for n, p in self._twin[0].named_parameters()}
+
+# %% ../nbs/03_regularizers.ipynb #5aef49fe
+@patch
+def pairs(self:L2InitResampled, parameters:dict[str, Tensor]|None=None)->list[tuple[Tensor, Tensor]]:
+    "As `Regularizer.pairs`, after the anchors were drawn."
+    if torch._C._are_functorch_transforms_active(): raise InputError("L2InitResampled draws at each call, which torch.func does not allow in its transformations.")
+    fresh = self._redraw()
+    self.calls += 1
+    for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])
+    return Regularizer.pairs(self, parameters)
 
 # %% ../nbs/03_regularizers.ipynb #f4945664
 regularizers = Registry("regularizer")

@@ -13,7 +13,7 @@ class L2InitCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
         self.reg.to(model.device)
-        self.handle = self.reg.attach(getattr(optimizer, "optimizer", optimizer))  # Accelerate wraps the optimizer
+        self.handle = self.reg.attach(optimizer)
 
     def on_train_end(self, args, state, control, **kwargs): self.handle.remove()
 

@@ -49,6 +49,42 @@ def test_lightning_callback_resumes_with_its_anchors(recipe, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(anchors, resumed.reg.buffers()))
 
 
+def test_lightning_callback_decays_as_adamw(recipe):
+    m = recipe("with_lightning", "lightning")
+    from l2init.regularizers import L2
+    from torch.utils.data import DataLoader, TensorDataset
+    def weights(attached, optimizer, **decay):
+        torch.manual_seed(0)
+        batches = DataLoader(TensorDataset(torch.randn(64, 8), torch.randint(3, (64,))), batch_size=16)
+        module = m.Classifier(torch.nn.Linear(8, 3), strength=0.)
+        module.configure_optimizers = lambda: optimizer(module.model.parameters(), lr=.05, **decay)
+        callback = m.L2InitCallback(module.model)
+        callback.reg = L2(module.model, strength=.5)
+        options = dict(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        m.L.Trainer(max_epochs=2, callbacks=[callback] if attached else [], **options).fit(module, batches)
+        return module.model.weight.detach()
+    for own, plain in ((torch.optim.AdamW, torch.optim.Adam), (torch.optim.SGD, torch.optim.SGD)): # Lightning gives each step a closure
+        assert torch.allclose(weights(False, own, weight_decay=.5), weights(True, plain), rtol=0, atol=1e-6)
+
+
+def test_accelerate(recipe):
+    recipe("with_trainer", "transformers")
+    from accelerate import Accelerator
+    from l2init.regularizers import L2
+    model = torch.nn.Linear(4, 3, bias=False)
+    torch.nn.init.ones_(model.weight)
+    reg = L2(model, strength=5.)
+    model, optimizer = Accelerator(cpu=True).prepare(model, torch.optim.SGD(model.parameters(), lr=.1))
+    handle = reg.attach(optimizer) # Accelerate's wrapper
+    model.weight.grad = torch.zeros_like(model.weight)
+    for right in (.5, .25):
+        optimizer.step()
+        assert torch.allclose(model.weight, torch.full((3, 4), right))
+    handle.remove()
+    optimizer.step()
+    assert torch.allclose(model.weight, torch.full((3, 4), .25))
+
+
 def test_trainer(recipe, tmp_path):
     m = recipe("with_trainer", "transformers")
     (_, free), (trainer, pulled) = m.example(tmp_path / "free", strength=0.), m.example(tmp_path / "pulled", strength=50.)

@@ -1,0 +1,60 @@
+"""The drop-in regularizers in two processes: DistributedDataParallel makes weights alike, and the regularizer its anchors."""
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from l2init.core import InputError
+from l2init.regularizers import L2, L2Init, L2InitResampled
+
+DDP = nn.parallel.DistributedDataParallel
+
+
+def trained(rank, make):
+    "Penalties before training and the weights after three steps, of a model that each rank seeds differently."
+    torch.manual_seed(rank)
+    model = nn.Linear(6, 3)
+    reg = make(model, rank)
+    ddp = DDP(model)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=.1)
+    reg.attach(optimizer)
+    before = reg().item()
+    for _ in range(3):
+        optimizer.zero_grad()
+        ddp(torch.randn(8, 6)).square().mean().backward()
+        optimizer.step()
+    return torch.cat([model.weight.detach().flatten(), *(b.flatten().float() for b in reg.buffers()), torch.tensor([before])])
+
+
+def complex_anchors(rank):
+    torch.manual_seed(rank)
+    model = nn.ParameterList([nn.Parameter(torch.randn(3, dtype=dtype)) for dtype in (torch.cfloat, torch.double, torch.bfloat16, torch.half)])
+    reg = L2Init(model, strength=1.)
+    for p in model: dist.broadcast(torch.view_as_real(p.data) if p.is_complex() else p.data, src=0)
+    return reg().detach().float()[None]
+
+
+def of_its_own(rank):
+    "Each rank has another model: an error that all of them see, or no agreement."
+    torch.manual_seed(rank)
+    model, shape = nn.Linear(6, 3), nn.Linear(6, 3 + rank)
+    for unlike in (model, shape):
+        try: L2Init(unlike, strength=1.)()
+        except InputError as e: assert "'weight' on rank 1" in str(e) or "'bias' on rank 1" in str(e), e
+        else: raise AssertionError("each rank has anchors of its own")
+    assert L2Init(model, strength=1., sync=False)().item() == 0
+    return torch.zeros(1)
+
+
+def work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    makers = dict(l2=lambda m, r: L2(m, 1.), l2_init=lambda m, r: L2Init(m, 1.), resampled=lambda m, r: L2InitResampled(m, 1., seed=r))
+    torch.save({n: trained(rank, make) for n, make in makers.items()} | dict(types=complex_anchors(rank), own=of_its_own(rank)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_all_ranks_have_the_same_anchors(tmp_path):
+    mp.start_processes(work, (str(tmp_path),), nprocs=2, start_method="spawn")  # joins, and ends both where one fails
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in first: assert torch.equal(first[name], second[name]), name
+    assert first["l2_init"][-1] == 0 and first["types"] == 0
