@@ -1,8 +1,13 @@
+import hashlib
 import os
-from pathlib import Path
+import shutil
+import subprocess
+import sys
 
-ROOT = Path(__file__).parents[1]
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="agg") # inherited by what the tests start
+import pytest
+from processes import ROOT, isolate
+
+isolate()
 
 # A value for each hyper-parameter that has no default, so that every method can be tried.
 HYPER = dict(strength=[.1, .01], delta=[.05], shrink=[.1, .01], noise=[.01], period=[7, 9], threshold=[.5], replacement_rate=[.1, .01], maturity=[5], importance=[10., 1.])
@@ -21,3 +26,26 @@ TINY = dict(
     five_plus_one_cifar100=(dict(dataset="synthetic_images_12x14", tasks=3, each=12, examples=60, batch_size=8, passes=1), dict(name="cnn", channels=[3, 4], hidden=[8])),
     continual_imagenet=(dict(dataset="synthetic_images_6x42", tasks=3, each=36, examples=72, batch_size=24, passes=2), dict(name="cnn", channels=[3, 4], hidden=[8])),
 )
+
+
+# Before the workers start: what each of them would compile is compiled once.
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput") or not config.option.numprocesses or config.option.collectonly: return
+    kernels, stamp = ROOT / "l2init" / "kernels.py", ROOT / "l2init" / "__pycache__" / "kernels.tested"
+    digest = hashlib.sha256(kernels.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest: return
+    print("Compiling the kernels, the first time here.", flush=True)
+    compiling = [subprocess.Popen([sys.executable, ROOT / "tests" / "compile_kernels.py", dtype]) for dtype in ("float32", "float64")]
+    if not any([p.wait() for p in compiling]): stamp.write_text(digest)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"): shutil.rmtree(os.environ["TESTS_FOLDER"], ignore_errors=True)
+
+
+# The order of work: what takes long begins first, so that no worker is left alone with it at the end.
+
+def pytest_collection_modifyitems(items):
+    def rank(item): return 0 if item.get_closest_marker("slow") else 1 if item.get_closest_marker("long") else 2
+    items.sort(key=rank)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 pytestmark = pytest.mark.slow
 WIDE, NARROW = 1400, 400 # pixels
@@ -75,7 +75,7 @@ class Walk:
         self.page.locator("#quarto-search button.aa-DetachedSearchButton, #quarto-search input").first.click()
         self.page.locator(".aa-Input").last.fill(words)
         hit = self.page.locator(f"a.search-result-link[href*='{leads_to}']").first
-        try: hit.wait_for(timeout=5000)
+        try: hit.wait_for(timeout=60_000) # milliseconds, against hanging
         except Exception: return self.complain(f"the search for {words} does not lead to {leads_to}")
         hit.click()
         self.page.wait_for_load_state("networkidle")

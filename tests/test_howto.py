@@ -1,12 +1,9 @@
 """The worked example of a method outside the package, tried: a study finds it, sweeps it and lists it."""
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from processes import ROOT, l2init, run
 
 HOWTO = ROOT / "studies" / "howto"
 PLANS = """
@@ -43,9 +40,8 @@ def test_the_method_is_short(): assert len((HOWTO / "log_init.py").read_text().s
 
 
 def test_a_study_sweeps_it(project):
-    call = lambda *command: subprocess.run(list(map(str, command)), cwd=project, capture_output=True, text=True, env={n: v for n, v in os.environ.items() if n != "L2INIT_PLUGINS"})
-    done = call(Path(sys.executable).with_name("l2init"), "run", "study.toml", "--workers", "1")
+    done = l2init(project, "run", "study.toml", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("log_init") == 3 # a row for each strength
-    plans = call(sys.executable, "-c", PLANS)
+    plans = run([sys.executable, "-c", PLANS], cwd=project)
     assert plans.returncode == 0, plans.stderr

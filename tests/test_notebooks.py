@@ -1,24 +1,29 @@
 """Every notebook executes from top to bottom, its stored outputs are real, and cleaning and exporting change nothing."""
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from processes import BIN, ROOT, forked, run
 
-BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
 def cells(notebook): return json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
 def test_executes(notebook):
-    done = subprocess.run([BIN / "nbdev_test", "--path", notebook, "--n_workers", "0"], cwd=ROOT, capture_output=True, text=True)
+    "As by `nbdev_test`, but in a process that need not import everything again."
+    done = forked("processes:execute_notebook", ROOT / notebook, env=dict(os.environ))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_nbdev_test_executes_them_too():
+    done = run([BIN / "nbdev_test", "--path", "nbs/00_core.ipynb", "--n_workers", "0"], cwd=ROOT)
+    assert done.returncode == 0 and "Success" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
@@ -39,6 +44,6 @@ def test_cleaning_and_exporting_change_nothing(tmp_path):
         (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
     files = lambda folder: {p.relative_to(folder): p.read_bytes() for part in ("nbs", "l2init") for p in (folder / part).rglob("*") if p.suffix in (".ipynb", ".py")}
     before = files(tmp_path)
-    for command in ("nbdev_clean", "nbdev_export"): subprocess.run([BIN / command], cwd=tmp_path, check=True, capture_output=True)
+    for command in ("nbdev_clean", "nbdev_export"): assert (done := run([BIN / command], cwd=tmp_path)).returncode == 0, done.stderr
     after = files(tmp_path)
     assert [str(p) for p in after if after[p] != before.get(p)] == []

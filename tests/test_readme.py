@@ -4,18 +4,15 @@ import io
 import json
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from processes import BIN, ROOT, environment, run, started
 
-BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ENV = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+ON_PATH = dict(PATH=f"{BIN}:{os.environ['PATH']}") # as by `source .venv/bin/activate`
 
 
 def blocks(language): return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
@@ -24,7 +21,7 @@ def blocks(language): return re.findall(rf"^```{language}\n(.*?)^```", README, r
 def commands(): return [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
 
 
-def sh(command, cwd=ROOT, **kwargs): return subprocess.run(command, shell=True, cwd=cwd, env=ENV, capture_output=True, text=True, **kwargs)
+def sh(command, cwd=ROOT): return run(["bash", "-c", command], cwd=cwd, env=environment(**ON_PATH))
 
 
 def test_every_command_is_known_here():
@@ -35,7 +32,7 @@ def test_every_command_is_known_here():
 
 def test_python_blocks_run_in_order(tmp_path):
     code = "\n".join(blocks("python"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = run([sys.executable, "-c", code], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "strength  task" in done.stdout
 
@@ -54,36 +51,62 @@ def test_papermill(tmp_path):
     assert "6 learners of 89,610 parameters, 3 tasks" in (tmp_path / "my_run.ipynb").read_text()
 
 
-@pytest.mark.xdist_group("demo")
-def test_demo_study_shows_the_claim():
-    "The commands on the demo study, then the claim: best L2 Init above best L2 and plain training, intervals apart."
-    assert sh("make demo").returncode == 0
+def demo(project):
+    "`make demo` and the commands on its study, of which none does a run again. The table's rows."
+    done = sh(f"make -o install demo VENV={BIN.parent}", project)
+    assert done.returncode == 0, done.stderr
+    stamps = lambda: {p: p.stat().st_mtime_ns for p in project.glob("runs/demo/*/metrics.parquet")}
+    made = stamps()
     for command in (c for c in commands() if c.startswith("l2init")):
-        start, done = time.perf_counter(), sh(command)
+        done = sh(command, project)
         assert done.returncode == 0, done.stderr
-        assert time.perf_counter() - start < 120, f"{command} ran something again"
+    assert stamps() == made and len(made) == 8, "a run was done again"
+    assert {p.name for p in (project / "runs" / "demo" / "report").glob("*.png")} >= {"learning_curves.png", "comparison.png"}
     table, = [c for c in commands() if c.startswith("l2init table")]
-    rows = [r for r in csv.DictReader(io.StringIO(sh(table).stdout))]
+    return [*csv.DictReader(io.StringIO(sh(table, project).stdout))]
+
+
+@pytest.fixture
+def project(tmp_path):
+    "What the commands need, without what was run here before."
+    for part in ("nbs", "studies"): shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.long
+def test_the_commands_on_the_demo_cut_down(project):
+    study = project / "studies" / "demo.toml"
+    text = study.read_text(encoding="utf-8")
+    for old, new in (("tasks = 8", "tasks = 2"), ("passes = 200", "passes = 2"), ("tasks = 30", "tasks = 2"), ("examples = 4000", "examples = 160"), ("hidden = [100, 100]", "hidden = [8]")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    study.write_text(text, encoding="utf-8")
+    rows = demo(project)
+    assert len(rows) == 12 and all(int(r["seeds"]) == 5 for r in rows)
+
+
+@pytest.mark.slow
+def test_demo_study_shows_the_claim(project):
+    "Best L2 Init above best L2 and plain training, intervals apart."
+    rows = demo(project)
     assert all(int(r["seeds"]) >= 5 and r["diverged"] == "0" for r in rows)
     labels = [r for r in rows if r["stream"] == "random_label_mnist"]
     best = {m: max((r for r in labels if r["method"] == m), key=lambda r: float(r["online_accuracy"])) for m in ("plain", "l2", "l2_init")}
     assert float(best["l2_init"]["ci_low"]) > max(float(best[m]["ci_high"]) for m in ("plain", "l2"))
-    assert {p.name for p in (ROOT / "runs" / "demo" / "report").glob("*.png")} >= {"learning_curves.png", "comparison.png"}
 
 
 def test_lab_opens_on_loopback(tmp_path):
     (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true, "open_browser": false}}')
-    lab = subprocess.Popen(["make", "lab"], cwd=ROOT, env={**ENV, "JUPYTER_CONFIG_DIR": str(tmp_path)},
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    try:
+    with started(["make", "-o", "install", "lab", f"VENV={BIN.parent}"], cwd=ROOT, env=environment(JUPYTER_CONFIG_DIR=str(tmp_path)), stderr=subprocess.STDOUT) as lab:
         lines = []
         while (line := lab.stdout.readline()):
             lines.append(line)
             if "http://127.0.0.1" in line or "http://localhost" in line: return
         pytest.fail("".join(lines[-20:]))
-    finally: os.killpg(lab.pid, signal.SIGTERM); lab.wait(30)
 
 
+@pytest.mark.slow
 def test_bench_prints_the_ratio():
     done = sh(f"{BIN}/python benchmarks/throughput.py --only 'MLP, SGD' --repetitions 1")
     assert done.returncode == 0 and re.search(r"MLP, SGD, L2 Init +\d+ +\d+ +\d+ +\d+\.\d\d", done.stdout), done.stdout + done.stderr[-2000:]

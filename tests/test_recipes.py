@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from processes import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -1,18 +1,15 @@
 """The site as far as it can be checked without Quarto, which ignores a key that it does not know, a page that is not there and a reference that leads nowhere."""
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from processes import BIN, ROOT, environment, forked, run
 from test_notebooks import NOTEBOOKS, cells
 
-FILTER = Path(sys.executable).with_name("l2init_quarto_filter")
+FILTER = BIN / "l2init_quarto_filter"
 SITE = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
 PAGES = {n: cells(n) for n in NOTEBOOKS}
 
@@ -66,35 +63,15 @@ def bibliography():
     return {k: field(body, "author").split(",")[0] + field(body, "year") for k, body in entries}
 
 
-# The filter on each page, each time in a new process that need not import everything again.
-FORKS = """
-import os, sys, traceback
-from pathlib import Path
-import nbdev.processors, l2init.cli, l2init.plots
-from l2init.site import main
-root, out = Path.cwd(), Path(sys.argv[1])
-for page in sys.argv[2:]:
-    if not (child := os.fork()):
-        sys.stdin, sys.stdout, sys.stderr = open(page, encoding="utf-8"), open(out / page.replace("/", "-"), "w", encoding="utf-8"), open(out / "errors", "a")
-        os.chdir((root / page).parent)
-        try: main()
-        except BaseException: traceback.print_exc()
-        finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(0)
-    os.waitpid(child, 0)
-"""
+def filtered(notebook):
+    "What the filter makes of a notebook, as the program that Quarto calls, but in a process that need not import everything again."
+    done = forked("l2init.site:main", cwd=(ROOT / notebook).parent, stdin=ROOT / notebook)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
-@pytest.fixture(scope="session")
-def filtered(tmp_path_factory):
-    "What the filter makes of a notebook."
-    out = tmp_path_factory.mktemp("pages")
-    subprocess.run([sys.executable, "-c", FORKS, out, *map(str, NOTEBOOKS)], cwd=ROOT, check=True)
-    return lambda notebook: (out / str(notebook).replace("/", "-")).read_text(encoding="utf-8") or pytest.fail((out / "errors").read_text())
-
-
-@pytest.mark.xdist_group("filter")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_every_page_goes_through_the_filter(notebook, filtered):
+def test_every_page_goes_through_the_filter(notebook):
     text = filtered(notebook)
     page = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     assert "l2init.github.io" not in text and "__main__" not in text, "a link that nbdev guesses, or a name that only the page's own notebook has"
@@ -104,13 +81,12 @@ def test_every_page_goes_through_the_filter(notebook, filtered):
     assert not any("text/html" in o.get("data", {}) for c in page for o in c["outputs"]) # for which Quarto has a page load libraries from elsewhere
 
 
-@pytest.mark.xdist_group("filter")
-def test_the_filter_is_the_program_that_quarto_calls(filtered):
-    text = (ROOT / "nbs" / "12_cli.ipynb").read_text(encoding="utf-8")
-    done = subprocess.run([FILTER], input=text, cwd=ROOT / "nbs", capture_output=True, text=True)
+def test_the_filter_is_the_program_that_quarto_calls():
+    notebook = Path("nbs/12_cli.ipynb")
+    with (ROOT / notebook).open(encoding="utf-8") as page: done = run([FILTER], stdin=page, cwd=ROOT / "nbs")
     assert done.returncode == 0, done.stderr[-2000:]
     without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
-    assert without_ids(done.stdout) == without_ids(filtered(Path("nbs/12_cli.ipynb")))
+    assert without_ids(done.stdout) == without_ids(filtered(notebook))
 
 
 def test_every_key_is_known():
@@ -187,5 +163,5 @@ def test_the_reference_has_every_public_name():
 def test_make_docs_without_quarto_says_how_to_get_it(tmp_path):
     "On a PATH that has make and bash but no Quarto."
     for tool in ("make", "bash", "echo", "touch"): (tmp_path / tool).symlink_to(Path("/usr/bin") / tool)
-    done = subprocess.run(["make", "-o", "install", "docs"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True)
+    done = run(["make", "-o", "install", "docs"], cwd=ROOT, env=environment(PATH=str(tmp_path)))
     assert done.returncode != 0 and "make docs needs Quarto: get it from https://quarto.org" in done.stderr

@@ -3,17 +3,18 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
-from l2init.runs import Run, keep_plan
-from test_cli import STUDY, l2init
+from processes import BIN, HANGS, ROOT, environment, l2init, run, started
+from test_cli import STUDY
 
-L2INIT = Path(sys.executable).with_name("l2init")
+from l2init.runs import Run, keep_plan
+
+pytestmark = pytest.mark.xdist_group("survival") # they share `finished`
 NEEDS_ROOT = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk is mounted, which needs root")
 
 
@@ -54,48 +55,59 @@ def kill_one(parent, kind):
     return True
 
 
+def undisturbed_and_killed(folder, kinds, tasks):
+    """What a study leaves that nobody disturbs, and one of which processes of `kinds` are killed, one after the other, each in the middle of a run
+    that has come a task further since the last kill, while the same command is typed again and again."""
+    study = STUDY.replace("tasks = 2", f"tasks = {tasks}").replace("[1e-2, 1e-3]", "[1e-2]") + '[[methods]]\nname = "redo"\nperiod = [3]\nthreshold = [0.1]\n'
+    calm, wild = (made(folder / name, study) for name in ("calm", "wild"))
+    assert l2init(calm, "run", "study.toml", "--workers", 2).returncode == 0
+    kinds, status = list(kinds), None
+    while status != 0:
+        with started([BIN / "l2init", "run", "study.toml", "--workers", "2", "--retry-failed", "--checkpoint-every", "0"], cwd=wild, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+            parent, seen, deadline = psutil.Process(command.pid), None, time.monotonic() + HANGS
+            while (status := command.poll()) is None:
+                assert time.monotonic() < deadline, f"nothing happens before these kills: {kinds}"
+                time.sleep(.05)
+                now = sorted((p, p.read_bytes()) for p in wild.glob("runs/study/*/progress"))
+                if not kinds or now == seen: continue
+                seen, deadline = now, time.monotonic() + HANGS
+                time.sleep(random.uniform(0, .3))
+                with_it = parent.children(recursive=True)
+                if kill_one(parent, kinds[0]) and kinds.pop(0) == "parent": assert not psutil.wait_procs(with_it, timeout=HANGS)[1], "a worker or a kernel outlived the command"
+    assert not kinds
+    return files(calm), files(wild)
+
+
+def test_a_kernel_a_worker_and_the_command_are_killed_and_nothing_changes(tmp_path):
+    calm, wild = undisturbed_and_killed(tmp_path, ["kernel", "worker", "parent"], 100)
+    assert calm == wild and len(calm) == 3
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    "Kernels, workers and the command itself are killed, 20 times in all; the same command, typed again and again, leaves what an undisturbed one leaves."
-    study = STUDY.replace("tasks = 2", "tasks = 250").replace("[1e-2, 1e-3]", "[1e-2]") + '[[methods]]\nname = "redo"\nperiod = [3]\nthreshold = [0.1]\n'
-    calm, wild = (made(tmp_path / name, study) for name in ("calm", "wild"))
-    assert l2init(calm, "run", "study.toml", "--workers", 2).returncode == 0
     random.seed(0)
-    kills, deadline = 0, time.monotonic() + 600
-    while True:
-        command = [L2INIT, "run", "study.toml", "--workers", "2", "--retry-failed", "--checkpoint-every", "0"]
-        study = subprocess.Popen(command, cwd=wild, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        parent, seen = psutil.Process(study.pid), None
-        while study.poll() is None:
-            assert time.monotonic() < deadline, f"{kills} kills"
-            time.sleep(.05)
-            now = sorted((p, p.read_bytes()) for p in wild.glob("runs/study/*/progress"))
-            if kills == 20 or now == seen: continue
-            seen = now # a run has come a task further since the last kill
-            time.sleep(random.uniform(0, .3))
-            with_it = parent.children(recursive=True)
-            kills += kill_one(parent, kind := random.choice(["kernel", "kernel", "worker", "worker", "parent"]))
-            if kind == "parent": assert not psutil.wait_procs(with_it, timeout=20)[1], "a worker or a kernel outlived the command"
-        if study.returncode == 0: break
-    assert kills == 20
-    assert files(wild) == files(calm) and len(files(calm)) == 3
+    calm, wild = undisturbed_and_killed(tmp_path, random.choices(["kernel", "kernel", "worker", "worker", "parent"], k=20), 250)
+    assert calm == wild and len(calm) == 3
 
 
 def test_two_commands_at_the_same_second_share_the_work(tmp_path):
     project = made(tmp_path)
-    both = [subprocess.Popen([L2INIT, "run", "study.toml", "--workers", "1"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    (table, said), (other_table, other_said) = (p.communicate(timeout=300) for p in both)
+    with ExitStack() as ends:
+        both = [ends.enter_context(started([BIN / "l2init", "run", "study.toml", "--workers", "1"], cwd=project)) for _ in range(2)]
+        (table, said), (other_table, other_said) = (p.communicate(timeout=HANGS) for p in both)
     assert [p.returncode for p in both] == [0, 0], said + other_said
     assert table == other_table and (said + other_said).count(": done after") == 2, "each run is executed once"
 
 
 @pytest.mark.slow
 def test_a_run_past_its_time_limit_fails_alone(tmp_path):
-    project = made(tmp_path, STUDY.replace("[1e-2, 1e-3]", "[1e-2]"))
+    project = made(tmp_path, STUDY.replace('[[methods]]\nname = "plain"\n', ""))
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
     notebook.write_text(notebook.read_text().replace("metrics = train(cohort,", "import time; time.sleep(1000 * (method == 'plain')); metrics = train(cohort,"))
-    ended = l2init(project, "run", "study.toml", "--workers", 2, "--timeout", 30)
-    assert ended.returncode == 1 and "took longer than its 30 seconds" in ended.stderr and "1 failed" in ended.stderr
+    assert l2init(project, "run", "study.toml").returncode == 0 # without a limit, so that no slow machine comes to it
+    (project / "study.toml").write_text(STUDY)
+    ended = l2init(project, "run", "study.toml", "--timeout", 20)
+    assert ended.returncode == 1 and "took longer than its 20 seconds" in ended.stderr and "1 failed" in ended.stderr
     status = l2init(project, "status", "study.toml").stdout
     assert "done" in status and "failed" in status and "TimeoutError" in status
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(project) in " ".join(p.info["cmdline"] or ())]
@@ -184,7 +196,7 @@ def test_a_disk_that_is_full(project):
 
 
 def test_status_of_five_thousand_runs(tmp_path):
-    "It takes less than two seconds: the plan is kept, and torch is not needed."
+    "The plan is kept, so nothing is planned, for which torch would be needed, and no time is lost with 5,000 notebooks' parameters."
     project, home = made(tmp_path), tmp_path / "runs" / "study"
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
     runs = [Run("study", notebook, dict(method="l2", hyper=dict(strength=[s * 1e-5]), optimizer="adam"), home, 100, 2) for s in range(5000)]
@@ -194,24 +206,23 @@ def test_status_of_five_thousand_runs(tmp_path):
         if i % 10 == 0: (r.folder / "error.txt").write_text("Traceback\nRuntimeError: out of luck")
         elif i % 10 < 8: (r.folder / "done").write_text("12.5")
     keep_plan(project / "study.toml", runs)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        said = l2init(project, "status", "study.toml").stdout
-        seconds.append(time.perf_counter() - start)
+    (tmp_path / "without" / "torch").mkdir(parents=True)
+    (tmp_path / "without" / "torch" / "__init__.py").write_text("raise ImportError('torch is imported')")
+    path = os.pathsep.join([str(tmp_path / "without"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    ended = run([BIN / "l2init", "status", "study.toml"], cwd=project, env=environment(PYTHONPATH=path))
+    assert ended.returncode == 0, ended.stderr
+    said = ended.stdout
     assert [said.count(f" {state} ") for state in ("done", "failed", "waiting")] == [3500, 500, 1000] and said.count("out of luck") == 500
-    assert min(seconds) < 2, seconds
+    unkept = run([BIN / "l2init", "status", "study.toml", "--runs", "elsewhere"], cwd=project, env=environment(PYTHONPATH=path))
+    assert "torch is imported" in unkept.stderr # where there is something to plan
 
 
 @pytest.mark.slow
-def test_two_hundred_tiny_runs(tmp_path):
-    "None is lost, none is done twice. Prints what a run costs beyond its steps."
-    methods = "".join(f'[[methods]]\nname = "l2_init"\nstrength = [{s}e-4]\n' for s in range(1, 201))
+def test_fifty_tiny_runs(tmp_path):
+    "None is lost, none is done twice."
+    methods = "".join(f'[[methods]]\nname = "l2_init"\nstrength = [{s}e-4]\n' for s in range(1, 51))
     project = made(tmp_path, STUDY[:STUDY.index("[[methods]]")] + methods + STUDY[STUDY.index("[[optimizers]]"):])
-    start = time.perf_counter()
     ended = l2init(project, "run", "study.toml", "--workers", 2)
-    seconds = time.perf_counter() - start
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count(": done after") == 200 == len(files(project)) and "[200/200 done" in ended.stderr
+    assert ended.stderr.count(": done after") == 50 == len(files(project)) and "[50/50 done" in ended.stderr
     assert all((p.parent / "log.txt").exists() and not (p.parent / "error.txt").exists() for p in project.glob("runs/study/*/done"))
-    print(f"{seconds:.0f} s for 200 runs with 2 workers: {seconds * 2 / 200:.1f} s each")
