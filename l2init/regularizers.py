@@ -83,7 +83,7 @@ def stacked_gradient(self:Penalty, theta:Tensor, anchor:Tensor|float, strength:T
 
 # %% ../nbs/03_regularizers.ipynb #55a25876
 def is_norm(module:nn.Module)->bool:
-    "Is it a normalization layer: one of PyTorch's, or one whose class is named like them (LlamaRMSNorm, MambaRMSNormGated, …)?"
+    "Is it a normalization layer: one of PyTorch's, or one whose class is named like them (LlamaRMSNorm, …)?"
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)): return True
     name = type(module).__name__
     if re.search(r"Norm(\dd)?$", name): return True
@@ -98,14 +98,14 @@ def norm_parameters(model:nn.Module)->set[str]:
 
 # %% ../nbs/03_regularizers.ipynb #e3d0482a
 class Regularizer(nn.Module):
-    "A penalty on the distance of a model's parameters from their anchors. The base class; use `L2Init` and its siblings."
+    "A penalty on the distance of a model's parameters from their anchors: what all the family has in common."
     penalty: ClassVar[str] # one of `penalties`
     _agreed = False # do the ranks of torch.distributed have the same anchors?
     def __init__(self,
                  model:nn.Module, # its parameters now are the anchors; it is not owned
                  strength:float, # λ
-                 skip:Callable[[str, nn.Parameter], bool]|None=None, # (name, parameter) -> leave it out; default: normalization layers
-                 sync:bool=True, # under torch.distributed all ranks take rank 0's anchors; False: each rank has parameters of its own
+                 skip:Callable[[str, nn.Parameter], bool]|None=None, # whom to leave out; default: normalization layers
+                 sync:bool=True, # do all ranks of torch.distributed have the same parameters, and so rank 0's anchors?
                  **hyper, # further hyper-parameters of the penalty
                 ):
         super().__init__()
@@ -114,7 +114,8 @@ class Regularizer(nn.Module):
         self._model, self.skip, self.sync = [model], skip, sync # in a list, so that it does not become a submodule
         self.anchors = nn.Module()
         for name, p in self._chosen(): self.anchors.register_buffer(_buffer(name), _values(name, p))
-        if not list(self.anchors.buffers()): raise InputError(f"{type(self).__name__}: the model has no parameter to regularize.")
+        if not list(self.anchors.buffers()):
+            raise InputError(f"{type(self).__name__}: the model has no parameter to regularize.")
 
 # %% ../nbs/03_regularizers.ipynb #d00f337b
 @patch
@@ -124,12 +125,13 @@ def _chosen(self:Regularizer): # the parameters that are not skipped, with their
 
 # %% ../nbs/03_regularizers.ipynb #e3a2ca03
 def _buffer(name): return name.replace(".", "/") # a buffer's name may not hold a dot
+def _name(buffer): return buffer.replace("/", ".")
 
 # %% ../nbs/03_regularizers.ipynb #5810e045
 def _values(name, p): # a copy
-    if p.is_meta or nn.parameter.is_lazy(p):
-        raise InputError(f"Parameter {name!r} has no values yet ({'meta device' if p.is_meta else 'lazy layer'}). Initialize the model, then make the regularizer.")
-    return p.detach().clone()
+    if not p.is_meta and not nn.parameter.is_lazy(p): return p.detach().clone()
+    where = "meta device" if p.is_meta else "lazy layer"
+    raise InputError(f"Parameter {name!r} has no values yet ({where}). Initialize the model before.")
 
 # %% ../nbs/03_regularizers.ipynb #ab3acc6f
 class L2(Regularizer):
@@ -153,7 +155,8 @@ def _wide(t): return _real(t).float() if _real(t).element_size() < 4 else _real(
 
 # %% ../nbs/03_regularizers.ipynb #7d29d9cf
 @patch
-def _difference(self:Regularizer, p, anchor): return _wide(p) if self.rule.anchor == "zero" else _wide(p) - _wide(anchor)
+def _difference(self:Regularizer, p, anchor):
+    return _wide(p) if self.rule.anchor == "zero" else _wide(p) - _wide(anchor)
 
 # %% ../nbs/03_regularizers.ipynb #f0fe7087
 @patch
@@ -162,43 +165,55 @@ def _check(self:Regularizer, chosen): # are the anchors those of these parameter
     for name, p in chosen:
         anchor = anchors.pop(_buffer(name), None)
         if anchor is None:
-            raise InputError(f"Parameter {name!r} was added after the anchors were taken. Make the regularizer after the model is complete.")
-        if anchor.shape != p.shape: raise InputError(f"Parameter {name!r} has shape {tuple(p.shape)}, its anchor {tuple(anchor.shape)}.")
+            raise InputError(f"Parameter {name!r} was added after the anchors were taken. "
+                             "Make the regularizer after the model is complete.")
+        if anchor.shape != p.shape:
+            raise InputError(f"Parameter {name!r} has shape {tuple(p.shape)}, its anchor {tuple(anchor.shape)}.")
         if anchor.device != p.device:
             raise InputError(f"Parameter {name!r} is on {p.device}, its anchor on {anchor.device}. "
                              f"Move the regularizer along with the model: reg.to({str(p.device)!r}).")
-    if anchors: raise InputError(f"Parameter {next(iter(anchors)).replace('/', '.')!r} has an anchor, but is gone from the model or is skipped now.")
+    for name in anchors:
+        raise InputError(f"Parameter {_name(name)!r} has an anchor, but is gone from the model or is skipped now.")
 
 # %% ../nbs/03_regularizers.ipynb #c1f3c5f8
-def _is_frozen(p): return isinstance(p, nn.Parameter) and not p.requires_grad # functional_call puts plain tensors in the place of parameters
+def _is_frozen(p): # functional_call puts plain tensors in the place of parameters
+    return isinstance(p, nn.Parameter) and not p.requires_grad
 
 # %% ../nbs/03_regularizers.ipynb #2c4dfb97
 def _fingerprint(t): # exact on any machine, as a sum of floating-point numbers is not
-    bits = _real(t.detach()).reshape(-1)
-    return tuple(t.shape), str(t.dtype), bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()]).sum().item()
+    numbers = _real(t.detach()).reshape(-1)
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[numbers.element_size()]
+    return tuple(t.shape), str(t.dtype), numbers.view(integer).sum().item()
 
 # %% ../nbs/03_regularizers.ipynb #e38231a0
 @patch
 def _agree(self:Regularizer, chosen): # under torch.distributed: once, take the anchors of rank 0
-    ours = all(isinstance(p, nn.Parameter) for _, p in chosen) # not those of torch.func
-    if self._agreed or not self.sync or not ours or not (dist.is_available() and dist.is_initialized()): return
+    if self._agreed or not self.sync or self.rule.anchor == "zero": return
+    if not dist.is_available() or not dist.is_initialized(): return
+    if not all(isinstance(p, nn.Parameter) for _, p in chosen): return # those of torch.func
     everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, ({n: _fingerprint(p) for n, p in chosen}, [_fingerprint(b) for b in self.buffers()]))
+    mine = {n: _fingerprint(p) for n, p in chosen}, [_fingerprint(b) for b in self.buffers()]
+    dist.all_gather_object(everyone, mine)
     (first, anchors), *others = everyone
     for rank, (those, _) in enumerate(others, 1):
-        for name in [n for n in first.keys() | those.keys() if first.get(n) != those.get(n)]:
-            raise InputError(f"Parameter {name!r} on rank {rank} is not that of rank 0, so the ranks have no anchors in common. Call the regularizer "
-                             "after DistributedDataParallel has made them alike, or give sync=False if each rank has parameters of its own.")
+        for name in [n for n in sorted(first.keys() | those.keys()) if first.get(n) != those.get(n)]:
+            raise InputError(f"Parameter {name!r} on rank {rank} is not that of rank 0: no anchors in common. "
+                             "Call the regularizer after DistributedDataParallel has made them alike, "
+                             "or give sync=False if each rank has parameters of its own.")
     if any(those != anchors for _, those in others):
-        for b in self.buffers(): dist.broadcast(_real(b), src=0)
+        for b in self.buffers():
+            values = _real(b).contiguous() # collectives take nothing else
+            dist.broadcast(values, src=0)
+            _real(b).copy_(values)
     self._agreed = True
 
 # %% ../nbs/03_regularizers.ipynb #38528f06
 @patch
-def _given(self:Regularizer, own, parameters): # each name with the tensor that was given in the place of the model's own
+def _given(self:Regularizer, own, parameters): # each name with the tensor that was given in place of the model's own
     if parameters is None:
         if torch._C._are_functorch_transforms_active() and any(isinstance(p, nn.Parameter) for _, p in own):
-            raise InputError("Inside a transformation of torch.func the regularizer needs the parameters: reg(parameters), a dictionary by name.")
+            raise InputError("Inside a transformation of torch.func the regularizer needs the parameters: "
+                             "reg(parameters), a dictionary by name.")
         return own
     model = self._model[0]
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
@@ -210,9 +225,9 @@ def _given(self:Regularizer, own, parameters): # each name with the tensor that 
 # %% ../nbs/03_regularizers.ipynb #b9bc104f
 @patch
 def pairs(self:Regularizer,
-          parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own, as `torch.func.functional_call` takes them
+          parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own, as for `functional_call`
          )->list[tuple[Tensor, Tensor]]:
-    "The parameters that take a penalty now, each with its anchor. Raises `InputError` if the model's parameters are not those of the anchors."
+    "The parameters that take a penalty now, each with its anchor. Raises `InputError` if the anchors are not theirs."
     own = self._chosen()
     given = self._given(own, parameters)
     self._check(given)
@@ -266,19 +281,24 @@ def attach(self:Regularizer, optimizer:torch.optim.Optimizer)->_Pull: # a handle
     "Pull in each `optimizer.step()`, scaled by the learning rate alone. Returns a handle; `handle.remove()` ends it."
     optimizer = _with_hooks(optimizer)
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError("LBFGS learns the loss's curvature from how gradients change, which a pull in between would spoil. Add reg() to the loss.")
-    if not _rates(optimizer, [p for _, p in self._chosen()]): raise InputError("The optimizer has none of the regularized parameters.")
+        raise InputError("LBFGS learns the loss's curvature from how gradients change, which a pull would spoil. "
+                         "Add reg() to the loss.")
+    if not _rates(optimizer, [p for _, p in self._chosen()]):
+        raise InputError("The optimizer has none of the regularized parameters.")
     pulls = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
     if any(isinstance(p, _Pull) and p.regularizer is self for p in pulls):
-        raise InputError("The regularizer is attached to this optimizer already and would pull twice. First take it off: handle.remove().")
+        raise InputError("The regularizer is attached to this optimizer already and would pull twice. "
+                         "First take it off: handle.remove().")
     return _Pull(self, optimizer)
 
 # %% ../nbs/03_regularizers.ipynb #fd0faa6c
 def _with_hooks(optimizer): # the optimizer itself, out of what Accelerate, Lightning and others wrap around it
-    while not getattr(getattr(type(optimizer), "step", None), "hooked", False): # PyTorch's mark of a step that calls its hooks
+    while not getattr(getattr(type(optimizer), "step", None), "hooked", False): # PyTorch marks a step that calls hooks
         inside = [getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer", "_base_optimizer")]
         optimizer, outer = next((o for o in inside if o not in (None, optimizer)), None), optimizer
-        if optimizer is None: raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside. Give attach a torch.optim.Optimizer.")
+        if optimizer is None:
+            raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside. "
+                             "Give attach a torch.optim.Optimizer.")
     return optimizer
 
 # %% ../nbs/03_regularizers.ipynb #db651ce9
@@ -286,7 +306,8 @@ def _rates(optimizer, parameters): # id of a parameter that the optimizer has ->
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     rates = {id(p): groups[id(p)].get("lr") for p in parameters if id(p) in groups}
     if any(rate is None for rate in rates.values()):
-        raise InputError(f"{type(optimizer).__name__} has no learning rate of its own (lr is None), so a pull has no size. Add reg() to the loss.")
+        raise InputError(f"{type(optimizer).__name__} has no learning rate of its own (lr is None). "
+                         "Add reg() to the loss.")
     return rates
 
 # %% ../nbs/03_regularizers.ipynb #dfee99b9
@@ -299,14 +320,17 @@ def _pull(self:Regularizer, optimizer):
     skipped = getattr(optimizer, "found_inf", None) # a GradScaler tells a fused optimizer so that it skips this step
     go = 1. if skipped is None else 1. - skipped
     for p, a in pairs:
-        if id(p) in rates: _real(p).sub_(self.rule.gradient(self._difference(p, a), **hyper) * (rates[id(p)] * strength * go))
+        if id(p) not in rates: continue
+        gradient = self.rule.gradient(self._difference(p, a), **hyper)
+        _real(p).sub_(gradient * (rates[id(p)] * strength * go))
 
 # %% ../nbs/03_regularizers.ipynb #641e3907
 @torch.no_grad()
 def reset_parameters(model:nn.Module)->None: # changed in place
     """Initialize every layer of `model` anew, as PyTorch's own layers do.
 
-    In the order of registration, and what is drawn already stays: what a module drew for those inside it, and a weight that layers share."""
+    In the order of registration, and what is drawn already stays: what a module drew for those inside it, and a weight
+    that layers share. Raises `InputError` for a parameter that no layer draws (it is nan then)."""
     _forget(model.parameters())
     for m in model.modules():
         if not hasattr(m, "reset_parameters"): continue
@@ -316,7 +340,8 @@ def reset_parameters(model:nn.Module)->None: # changed in place
     for name, m in model.named_modules():
         why = "does not draw" if hasattr(m, "reset_parameters") else "has no reset_parameters, so nothing draws"
         for missed in [n for n, p in m.named_parameters(recurse=False) if p.isnan().any()]:
-            raise InputError(f"Layer {name!r} ({type(m).__name__}) {why} its {missed!r}; give draw=, a function that initializes the model.")
+            raise InputError(f"Layer {name!r} ({type(m).__name__}) {why} its {missed!r}; "
+                             "give draw=, a function that initializes the model.")
 
 # %% ../nbs/03_regularizers.ipynb #65dd0760
 def _forget(parameters): # nan, but for integers
@@ -325,21 +350,22 @@ def _forget(parameters): # nan, but for integers
 
 # %% ../nbs/03_regularizers.ipynb #0026253a
 def _no_doubt(model): # is it clear for each parameter which layer draws it?
-    layers = {}
+    say, layers = lambda layer, m: f"{layer!r} ({type(m).__name__})", {}
     for layer, m in model.named_modules(remove_duplicate=False):
         for name, p in m.named_parameters(recurse=False): layers.setdefault(id(p), []).append((layer, name, m))
     for (layer, name, m), *others in layers.values():
         for other, _, o in others:
             if type(o) is not type(m):
-                raise InputError(f"{name!r} of {layer!r} ({type(m).__name__}) is shared with {other!r} ({type(o).__name__}), which draws it differently. "
-                                 "Give draw=: reset_parameters if it was the first that drew it, or a function that initializes the model.")
+                raise InputError(f"{name!r} of {say(layer, m)} is shared with {say(other, o)}, which draws it differently. "
+                                 "Give draw=: reset_parameters if the first drew it, or a function of your own.")
 
 # %% ../nbs/03_regularizers.ipynb #87ba9f2c
 class L2InitResampled(Regularizer):
-    """½λ‖θ − φ‖² with φ drawn anew from the initial distribution at every call (Kumar et al. 2023). Leaves the global random state alone.
+    """½λ‖θ − φ‖² with φ drawn anew from the initial distribution at every call (Kumar et al. 2023).
 
-    The distribution is that of the layers' own `reset_parameters`; a model that was initialized in another way needs `draw`. Under torch.distributed all
-    ranks have to call it equally often, as they draw by the number of the call."""
+    The distribution is that of the layers' own `reset_parameters`; a model that was initialized in another way needs
+    `draw`. Leaves the global random state alone. Under torch.distributed all ranks have to call it equally often, as
+    they draw by the number of the call."""
     penalty = "l2_init_resampled"
     def __init__(self, model, strength, skip=None, seed:int=0, # of the draws
                  draw:Callable[[nn.Module], None]|None=None, # initializes a model in place; default: `reset_parameters`
@@ -352,14 +378,15 @@ class L2InitResampled(Regularizer):
         _forget(self._twin[0].parameters())
         fresh = self._redraw()
         for name, _ in self.anchors.named_buffers():
-            if fresh[name].isnan().any(): raise InputError(f"draw does not draw parameter {name.replace('/', '.')!r}. Draw it, too, or leave it out with skip=.")
+            if fresh[name].isnan().any():
+                raise InputError(f"draw does not draw parameter {_name(name)!r}. Draw it or leave it out with skip=.")
 
 # %% ../nbs/03_regularizers.ipynb #f9160878
 def _copy_of(model):
     try: return copy.deepcopy(model)
     except Exception as e:
-        raise InputError("L2InitResampled draws a copy of the model, and this one cannot be copied. The old weight_norm and pruning are like that; "
-                         f"torch.nn.utils.parametrizations can. PyTorch says: {e}") from None
+        raise InputError("L2InitResampled draws a copy of the model, and this one cannot be copied, as after the old "
+                         f"weight_norm and pruning (torch.nn.utils.parametrizations can be): {e}") from None
 
 # %% ../nbs/03_regularizers.ipynb #d968e7ab
 @patch
@@ -373,7 +400,8 @@ def _redraw(self:L2InitResampled): # buffer's name -> its next values
 @patch
 def pairs(self:L2InitResampled, parameters:dict[str, Tensor]|None=None)->list[tuple[Tensor, Tensor]]:
     "As `Regularizer.pairs`, after the anchors were drawn."
-    if torch._C._are_functorch_transforms_active(): raise InputError("L2InitResampled draws at each call, which torch.func does not allow in its transformations.")
+    if torch._C._are_functorch_transforms_active():
+        raise InputError("L2InitResampled draws at each call, which torch.func does not allow in its transformations.")
     fresh = self._redraw()
     self.calls += 1
     for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])

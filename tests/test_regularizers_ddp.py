@@ -23,14 +23,20 @@ def trained(rank, make):
         optimizer.zero_grad()
         ddp(torch.randn(8, 6)).square().mean().backward()
         optimizer.step()
-    return torch.cat([model.weight.detach().flatten(), *(b.flatten().float() for b in reg.buffers()), torch.tensor([before])])
+    anchors = [] if isinstance(reg, L2) else [b.flatten().float() for b in reg.buffers()]
+    return torch.cat([model.weight.detach().flatten(), *anchors, torch.tensor([before])])
 
 
-def complex_anchors(rank):
+def of_all_kinds(rank):
+    "The penalty of parameters of several types, and of one that is not contiguous."
     torch.manual_seed(rank)
     model = nn.ParameterList([nn.Parameter(torch.randn(3, dtype=dtype)) for dtype in (torch.cfloat, torch.double, torch.bfloat16, torch.half)])
+    model.append(nn.Parameter(torch.randn(1, 2, 3, 4).to(memory_format=torch.channels_last)))
     reg = L2Init(model, strength=1.)
-    for p in model: dist.broadcast(torch.view_as_real(p.data) if p.is_complex() else p.data, src=0)
+    for p in model:
+        values = (torch.view_as_real(p.data) if p.is_complex() else p.data).contiguous()
+        dist.broadcast(values, src=0)
+        p.data.copy_(torch.view_as_complex(values) if p.is_complex() else values)
     return reg().detach().float()[None]
 
 
@@ -43,13 +49,14 @@ def of_its_own(rank):
         except InputError as e: assert "'weight' on rank 1" in str(e) or "'bias' on rank 1" in str(e), e
         else: raise AssertionError("each rank has anchors of its own")
     assert L2Init(model, strength=1., sync=False)().item() == 0
+    assert L2(model, strength=1.)() > 0  # has no need of common anchors
     return torch.zeros(1)
 
 
 def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     makers = dict(l2=lambda m, r: L2(m, 1.), l2_init=lambda m, r: L2Init(m, 1.), resampled=lambda m, r: L2InitResampled(m, 1., seed=r))
-    torch.save({n: trained(rank, make) for n, make in makers.items()} | dict(types=complex_anchors(rank), own=of_its_own(rank)), f"{folder}/{rank}.pt")
+    torch.save({n: trained(rank, make) for n, make in makers.items()} | dict(types=of_all_kinds(rank), own=of_its_own(rank)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
