@@ -46,12 +46,13 @@ def palette(frame:pd.DataFrame)->dict: # label -> colour
     return out
 
 # %% ../nbs/10_plots.ipynb #025e8629
-STAND_INS = dict(synthetic="synthetic", photo_patches="photo patches") # what is in the name of a data set that stands in for real images, and how titles say it
+# What is in the name of a data set that stands in for real images, and how titles say it
+STAND_INS = dict(synthetic="synthetic", photo_patches="photo patches")
 
 def stream_title(stream:str, # one of `l2init.streams.streams`
                  dataset:str, # the name of its data set
                 )->str:
-    "What figures and tables call a stream on a data set: the stream's title and, if the data set is a stand-in, which."
+    "What figures and tables call a stream on a data set: its title, and which stand-in if the data set is one."
     stands_in = next((kind for word, kind in STAND_INS.items() if word in dataset), "")
     return streams[stream].title + (f" ({stands_in})" if stands_in else "")
 
@@ -88,7 +89,8 @@ def draw_majority_share(ax:Axes, # has drawn an accuracy
                         frame:pd.DataFrame, # what is drawn: a row per learner and task
                         how:str="level", # or "upright", where accuracy is on the x axis, or "over tasks", where the task is
                        )->None:
-    "A thin dotted line at the mean majority share, of each task or of the tasks that count; a note where it is far below; nothing where the table does not have it."
+    """A thin dotted line at the mean majority share: of each task, or of the tasks that count. A note if it is far below;
+    nothing if the table does not have it."""
     if "majority_share" not in frame or frame.majority_share.isna().all(): return
     by_task, total = frame.groupby("task").majority_share.mean(), frame.majority_share[frame.counts].mean()
     low, high = ax.get_ylim()
@@ -103,8 +105,8 @@ def with_chance(frame:pd.DataFrame, # as from `l2init.results.load`
                )->pd.DataFrame: # `summary(frame)` with the columns majority_share and mark
     "The summary with the mean majority share of the tasks that count; `mark` is † where accuracy is below it."
     if "majority_share" not in frame: return summary(frame).assign(majority_share=float("nan"), mark="")
-    share = per_learner(frame, "majority_share").groupby(configuration_columns(frame), dropna=False, sort=False).value.mean()
-    table = summary(frame).assign(majority_share=share.to_numpy())
+    keys, shares = configuration_columns(frame), per_learner(frame, "majority_share")
+    table = summary(frame).assign(majority_share=shares.groupby(keys, dropna=False, sort=False).value.mean().to_numpy())
     return table.assign(mark=(table.online_accuracy < table.majority_share).map({True: "†", False: ""}))
 
 # %% ../nbs/10_plots.ipynb #1bf973b5
