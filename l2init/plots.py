@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
            'stream_title', 'stream_titles', 'draw_majority_share', 'with_chance', 'learning_curves', 'probe_curves',
-           'comparison', 'sensitivity', 'save']
+           'comparison', 'sensitivity', 'means', 'totals', 'save']
 
 # %% ../nbs/10_plots.ipynb #5061de88
 from textwrap import fill
@@ -195,6 +195,19 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
         for ax, panel in zip(axes.flat, panels): draw_majority_share(ax, drawn[drawn.panel == panel])
         _legend(fig, axes.flat, min(4, len(titles) + 1))
     return fig
+
+# %% ../nbs/10_plots.ipynb #257a71b1
+def means(frame:pd.DataFrame, # as from `l2init.results.load`
+          metric:str="online_accuracy", # a column of it
+         )->pd.DataFrame: # a row per task, from 1; a column for each stream and label
+    "What `learning_curves` draws: the mean of a metric over seeds."
+    named = frame.assign(label=label(frame), task=frame.task + 1)
+    return named.pivot_table(index="task", columns=["stream", "label"], values=metric)
+
+def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label
+    "What `comparison` draws: total average online accuracy."
+    values = per_learner(frame)
+    return values.assign(label=label(values)).groupby(["stream", "label"]).value.mean()
 
 # %% ../nbs/10_plots.ipynb #8fbd5080
 def save(fig:Figure, path)->None:
