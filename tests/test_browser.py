@@ -69,6 +69,12 @@ class Walk:
                 size, across = paragraphs[0].evaluate("p => [parseFloat(getComputedStyle(p).fontSize), p.clientWidth]")
                 if size < 14 or across < .6 * NARROW: self.complain(f"cannot be read at {width}: letters of {size} pixels, lines of {across}")
 
+    def front(self):
+        "The path of the page that the site's address leads to; a page that leads elsewhere has no title of its own."
+        self.page.goto(self.home)
+        self.page.locator("main h1").first.wait_for()
+        return urlsplit(self.page.url).path
+
     def search(self, words, leads_to):
         "Search for `words` and follow the first hit that leads to `leads_to`."
         self.page.goto(self.home, wait_until="networkidle")
@@ -100,6 +106,7 @@ def test_the_rendered_site(browser):
     for page in (p for p in files if p.suffix == ".html"): assert page.stat().st_size + sum(p.stat().st_size for p in files if p.parent.parent == page.with_name(f"{page.stem}_files")) < 1_500_000, page
     with served(ROOT / "_docs") as home:
         walk = Walk(browser, home)
+        assert walk.front() == "/nbs/index.html"
         pages = walk.everything("continual backprop", "resets")
         assert walk.complaints == []
         assert len(pages) >= len(list((ROOT / "nbs").rglob("*.ipynb")))
@@ -136,6 +143,14 @@ def test_the_walk_has_no_complaints_about_a_good_site(browser, tmp_path):
         walk = Walk(browser, home)
         assert [urlsplit(p).path for p in walk.everything("dormant", "resets")] == ["/index.html", "/resets.html"]
         assert walk.complaints == []
+
+
+def test_the_walk_finds_the_front_page(browser, tmp_path):
+    small_site(tmp_path)
+    with served(tmp_path) as home:
+        assert Walk(browser, home).front() == "/"
+        (tmp_path / "index.html").write_text("""<!doctype html><title>Redirect</title><meta http-equiv="refresh" content="0;URL='resets.html'">""")
+        assert Walk(browser, home).front() == "/resets.html"
 
 
 @pytest.mark.parametrize("old, new, complaint", [

@@ -97,6 +97,7 @@ def test_every_key_is_known():
 
 def test_every_notebook_has_its_place():
     assert sorted(sidebar(SITE["website"]["sidebar"]["contents"])) == sorted(map(str, NOTEBOOKS))
+    assert SITE["project"]["render"][0] == "nbs/index.ipynb" # what Quarto's page at the site's address leads to
     assert {str(p.relative_to(ROOT)) for glob in SITE["project"]["render"] for p in ROOT.glob(glob)} == set(map(str, NOTEBOOKS))
     assert all((ROOT / e["href"]).is_file() for e in SITE["website"]["navbar"]["left"])
     assert SITE["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
