@@ -218,7 +218,6 @@ class ReDo(Reset):
     def before_step(self, step):
         if not self.ends(step): return
         self.renew(self.state["due"].bool().split([h.units for h in self.layers], 1), step)
-        self.state["due"].zero_()
 
     def renew(self, dormant:list[Tensor], step:int)->None: # bool, [K, units] for each hidden layer
         "Renew the dormant units."
