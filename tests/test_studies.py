@@ -35,6 +35,7 @@ STREAMS = dict({n: [n] for n in TABLE_1}, # of each file in studies/paper
     ablations=["permuted_mnist", "random_label_mnist", "five_plus_one_cifar100"], batch_size=["permuted_mnist"] * 3, forgetting=["permuted_mnist"],
     fresh_network=[*TABLE_1], sensitivity=[*TABLE_1], initializations_cnn=CNNS, networks_cnn=CNNS, code_streams=["permuted_mnist"] * 4 + ["random_label_mnist"] * 3,
     **{f"{n}_mlp": ["permuted_mnist", "random_label_mnist"] for n in ("initializations", "networks")},
+    code_methods_cnn=["random_label_cifar10"], code_initializations=["random_label_mnist"],
     **{f"code_{n}_{s}": [stream] for n in ("all", "methods", "none") for s, stream in (("permuted", "permuted_mnist"), ("random", "random_label_mnist"))})
 UNLIKE = dict( # what a file changes: the streams' options that are not the paper's, one set for each entry of `streams`
     forgetting=[dict(tasks=20)],
@@ -67,6 +68,33 @@ def test_only_seeds_that_select_or_evaluate(name):
     study = read_study(PAPER[name])
     assert not study.select_seeds or study.select_seeds == [100, 101, 102]
     assert study.seeds == list(range(5 if name == "forgetting" else 10)) # table 2 has five
+
+
+FULL = dict( # studies/full: what is not the paper's, beside the data
+    random_label_mnist={}, random_label_mnist_readings={}, random_label_mnist_code=dict(last_batch="drop", labels="permuted"), scaling={},
+    selection_random_label_mnist=dict(tasks=10), permuted_mnist=dict(examples=4000), forgetting=dict(tasks=20, examples=4000))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "studies" / "full").glob("*.toml")), ids=lambda p: p.stem)
+def test_full_scale_is_the_paper_s_but_for_the_data(file, tmp_path):
+    unlike = dict(FULL[file.stem], dataset="mnist5k")
+    for r in planned(file, tmp_path):
+        changed = {n: value for n, (value, _) in stream_of(r).changed().items()}
+        assert changed == unlike or (file.stem == "scaling" and changed == dict(unlike, scaling="unit"))
+    assert read_study(file).seeds == dict(scaling=[*range(5)], forgetting=[*range(5)], random_label_mnist_readings=[0, 1, 2], selection_random_label_mnist=[100, 101, 102]).get(file.stem, [*range(10)])
+
+
+@pytest.mark.parametrize("stream", ["random_label_mnist", "permuted_mnist"])
+def test_full_scale_has_what_the_paper_selected(stream, tmp_path):
+    "Each method once with each optimizer; L2 and L2 Init in both conventions of λ; ReDo's period is so many tasks as there."
+    runs = {(r.params["optimizer"], r.params["method"]): r.params for r in planned(ROOT / "studies" / "full" / f"{stream}.toml", tmp_path)}
+    assert len(runs) == 2 * len(GRIDS)
+    for optimizer, selected in SELECTED.items():
+        for method, on in selected.items():
+            (rate, *hyper), params = on[stream], runs[optimizer, method]
+            if method in ("l2", "l2_init"): hyper = [[hyper[0], 2 * hyper[0]]]
+            if method == "redo": hyper[0] = hyper[0] // TABLE_1[stream][-1] * (30_000 if stream == "random_label_mnist" else 250)
+            assert params["learning_rate"] == [rate] and [params["hyper"][n] for n in [*GRIDS[method]][:len(hyper)]] == [h if isinstance(h, list) else [h] for h in hyper], (optimizer, method)
 
 
 # The grids of the five comparisons, and what the paper selected in them.
