@@ -2,13 +2,12 @@
 import functools
 import http.server
 import shutil
-import subprocess
 import threading
 from contextlib import contextmanager
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from processes import ROOT
+from processes import ROOT, run
 
 pytestmark = pytest.mark.slow
 WIDE, NARROW = 1400, 400 # pixels
@@ -99,8 +98,10 @@ class Walk:
 
 def test_the_rendered_site(browser):
     if not shutil.which("quarto"): pytest.skip("needs Quarto on the PATH: https://quarto.org/docs/get-started")
-    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
+    before = (ROOT / ".gitignore").read_bytes()
+    done = run(["make", "docs"], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (ROOT / ".gitignore").read_bytes() == before # to which Quarto adds what is not there
     files = [p for p in (ROOT / "_docs").rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 25_000_000
     for page in (p for p in files if p.suffix == ".html"): assert page.stat().st_size + sum(p.stat().st_size for p in files if p.parent.parent == page.with_name(f"{page.stem}_files")) < 1_500_000, page

@@ -103,6 +103,11 @@ def test_every_notebook_has_its_place():
     assert SITE["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
 
 
+def test_what_quarto_makes_is_ignored_by_git():
+    "In the words that Quarto would else add to .gitignore."
+    assert {"/.quarto/", "**/*.quarto_ipynb"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 def test_the_themes_load_no_fonts_from_elsewhere():
     themes = SITE["format"]["html"]["theme"].values()
     assert all((ROOT / t[1]).is_file() and "$web-font-path: false;" in (ROOT / t[1]).read_text() for t in themes)

@@ -55,6 +55,13 @@ def kill_one(parent, kind):
     return True
 
 
+def left_after(processes):
+    "Those that do not end by themselves; they are ended."
+    left = psutil.wait_procs(processes, timeout=HANGS)[1]
+    for p in left: p.kill()
+    return left
+
+
 def undisturbed_and_killed(folder, kinds, tasks):
     """What a study leaves that nobody disturbs, and one of which processes of `kinds` are killed, one after the other, each in the middle of a run
     that has come a task further since the last kill, while the same command is typed again and again."""
@@ -73,7 +80,7 @@ def undisturbed_and_killed(folder, kinds, tasks):
                 seen, deadline = now, time.monotonic() + HANGS
                 time.sleep(random.uniform(0, .3))
                 with_it = parent.children(recursive=True)
-                if kill_one(parent, kinds[0]) and kinds.pop(0) == "parent": assert not psutil.wait_procs(with_it, timeout=HANGS)[1], "a worker or a kernel outlived the command"
+                if kill_one(parent, kinds[0]) and kinds.pop(0) == "parent": assert not left_after(with_it), "a worker or a kernel outlived the command"
     assert not kinds
     return files(calm), files(wild)
 
