@@ -31,7 +31,7 @@ TINY = dict(
 # Before the workers start: what each of them would compile is compiled once.
 
 def pytest_configure(config):
-    if hasattr(config, "workerinput") or not config.option.numprocesses or config.option.collectonly: return
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None) or config.option.collectonly: return
     kernels, stamp = ROOT / "l2init" / "kernels.py", ROOT / "l2init" / "__pycache__" / "kernels.tested"
     digest = hashlib.sha256(kernels.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest: return
