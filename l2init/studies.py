@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -297,10 +298,11 @@ def seconds_per_step(run:Run, # planned with its data
     part = cohort.split(cohort.at_a_time)[0]
     x, y = next(made.task(0, part.seeds).blocks())
     part.learn_batches(x, y, made.batch_size)
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        steps += part.learn_batches(x, y, made.batch_size)[0].cpu().shape[1]
-    return (time.perf_counter() - start) / steps * len(cohort) / len(part)
+    def measured():
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds / 5: steps += part.learn_batches(x, y, made.batch_size)[0].cpu().shape[1]
+        return (time.perf_counter() - start) / steps
+    return statistics.median(measured() for _ in range(5)) * len(cohort) / len(part) # in the first, something may be loaded or compiled
 
 # %% ../nbs/08_studies.ipynb #bb5d0dbc
 def environment()->dict:
