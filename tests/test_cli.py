@@ -44,13 +44,11 @@ def project(tmp_path):
 
 
 def test_a_study_from_start_to_table(project):
-    "With the command itself; the other tests have it from a fork."
-    l2init = lambda project, *args: run([BIN / "l2init", *args], cwd=project)
     dry = l2init(project, "run", "study.toml", "--dry-run")
     assert dry.returncode == 0 and "total: 2 runs, 6 learners, 48 learner-steps" in dry.stdout and not (project / "runs").exists()
     assert "waiting" in l2init(project, "status", "study.toml").stdout
 
-    first = l2init(project, "run", "study.toml", "--workers", 2)
+    first = run([BIN / "l2init", "run", "study.toml", "--workers", 2], cwd=project) # the command itself
     assert first.returncode == 0, first.stderr
     folders = sorted(f for f in (project / "runs" / "study").iterdir() if f.is_dir())
     assert len(folders) == 2
@@ -175,7 +173,7 @@ def test_the_code_protocol(project):
     (project / "study.toml").write_text('protocol = "code"\n' + STUDY.replace("passes = 2", "passes = 2\nbatch_size = 8"))
     assert l2init(project, "run", "study.toml").returncode == 0
     params = [json.loads(p.read_text()) for p in (project / "runs" / "study").glob("*/params.json")]
-    assert all(p["labels"] == "permuted" and p["last_batch"] == "drop" and p["probes"] == {"examples_of": "next", "srank": "below"} for p in params)
+    assert all(p["labels"] == "permuted" and p["last_batch"] == "drop" and p["probes"].items() >= {"examples_of": "next", "srank": "below"}.items() for p in params)
 
 
 def test_data_on_a_relative_path(project):
