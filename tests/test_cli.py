@@ -169,6 +169,42 @@ def test_a_study_of_two_phases(project):
     assert again.returncode == 0 and "4 of them done already" in again.stderr
 
 
+def test_results_of_other_code_are_called_so_and_done_anew_on_request(project):
+    assert l2init(project, "run", "study.toml").returncode == 0 and "other code" not in l2init(project, "status", "study.toml").stdout
+    first, second = sorted((project / "runs" / "study").glob("*/env.json"))
+    env = json.loads(first.read_text())
+    assert env["code"] and env["dirty"] in (True, False)
+    first.write_text(json.dumps(env | dict(code="other")))
+    says = "1 of 2 runs were made by other code than the present one"
+    assert says in l2init(project, "status", "study.toml").stdout and says in l2init(project, "table", "study.toml").stderr
+    stamps = [f.with_name("metrics.parquet").stat().st_mtime_ns for f in (first, second)]
+    kept = l2init(project, "run", "study.toml")
+    assert says in kept.stderr and [f.with_name("metrics.parquet").stat().st_mtime_ns for f in (first, second)] == stamps
+    before = first.with_name("metrics.parquet").read_bytes()
+    anew = l2init(project, "run", "study.toml", "--again")
+    assert anew.returncode == 0 and anew.stdout == kept.stdout, anew.stderr
+    assert json.loads(first.read_text())["code"] == env["code"] and second.with_name("metrics.parquet").stat().st_mtime_ns == stamps[1]
+    assert (first.parents[1] / f"{first.parent.name}.other" / "metrics.parquet").read_bytes() == before # nothing is lost
+    assert says not in l2init(project, "status", "study.toml").stdout
+
+
+def test_the_scale_is_said_beside_every_result(project):
+    says = "Random-label MNIST on mnist5k: 2 tasks of 32 examples, 2 passes in batches of 16, 4 steps a task; not as in Kumar et al. 2023, table 1: mnist5k instead of mnist, 2 of 50 tasks, 32 of 1,200 examples, 2 of 400 passes, hidden = [8] instead of [100, 100]. 6 learners."
+    assert says in l2init(project, "run", "study.toml", "--dry-run").stdout and says in l2init(project, "status", "study.toml").stdout
+    assert says in l2init(project, "run", "study.toml").stderr and says in l2init(project, "table", "study.toml").stderr
+    assert l2init(project, "keep", "study.toml").returncode == 0
+    assert json.loads((project / "results" / "study.json").read_text())["scale"] == [says]
+
+
+def test_a_study_without_its_data_shows_its_scale_and_refuses_to_run(project):
+    nowhere = dict(L2INIT_DATA=str(project / "nowhere"))
+    shutil.copy(ROOT / "studies" / "paper" / "continual_imagenet.toml", project)
+    dry = l2init(project, "run", "continual_imagenet.toml", "--dry-run", **nowhere)
+    assert dry.returncode == 0 and "500 tasks of 1,200 examples, 10 passes in batches of 100, 120 steps a task; as in Kumar et al. 2023" in dry.stdout and "No estimate of time" in dry.stdout
+    ran = l2init(project, "run", "continual_imagenet.toml", **nowhere)
+    assert ran.returncode == 2 and "Put train_data_batch_1.npz" in ran.stderr and not (project / "runs").exists()
+
+
 def test_the_code_protocol(project):
     (project / "study.toml").write_text('protocol = "code"\n' + STUDY.replace("passes = 2", "passes = 2\nbatch_size = 8"))
     assert l2init(project, "run", "study.toml").returncode == 0
