@@ -86,7 +86,7 @@ def undisturbed_and_killed(folder, kinds, tasks):
 
 
 def test_a_kernel_a_worker_and_the_command_are_killed_and_nothing_changes(tmp_path):
-    calm, wild = undisturbed_and_killed(tmp_path, ["kernel", "worker", "parent"], 100)
+    calm, wild = undisturbed_and_killed(tmp_path, ["kernel", "worker", "parent"], 40)
     assert calm == wild and len(calm) == 3
 
 
