@@ -8,12 +8,13 @@ __all__ = ['Element', 'leave', 'Resources', 'check_slurm', 'queued', 'job_of', '
 
 # %% ../nbs/08_slurm.ipynb #d716f0cb
 import getpass
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 from submitit import AutoExecutor
@@ -93,7 +94,8 @@ def submit(runs:list[Run], # those to be done
 def _submit_array(executor, runs, every):
     "Submit `runs` as one array and note the job of each."
     try:
-        with submission_environment(): jobs = executor.map_array(Element(), runs, [every] * len(runs))
+        with submission_environment(), redirect_stderr(io.StringIO()): # the error says what sbatch says
+            jobs = executor.map_array(Element(), runs, [every] * len(runs))
     except (FailedJobError, FailedSubmissionError) as e:
         said = [line for line in str(e).splitlines() if line.strip()]
         raise InputError(next((line.strip() for line in said if "error" in line), said[-1] if said else "sbatch failed")) from None
