@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 EXECUTE := $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --CoalesceStreamsPreprocessor.enabled=True \
-	--NotebookExporter.preprocessors=l2init.site.LightPictures --LightPictures.enabled=True
+	--NotebookExporter.preprocessors=l2init.internals.site.LightPictures --LightPictures.enabled=True
 
 .PHONY: help install demo test lab notebooks reports bench docs
 

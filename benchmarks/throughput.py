@@ -23,7 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from plain import ContinualBackprop, PlainLearner, ReDo, ShrinkPerturb
 
-from l2init.cohorts import Cohort, grid
+from l2init.cohorts import Cohort
+from l2init.internals.engines import Engine, engine
+from l2init.methods import grid
 from l2init.networks import in_a_loop
 from l2init.streams import stream
 
@@ -54,9 +56,10 @@ def shape(s): return tuple(s.task(0, [0]).examples[0].shape[2:])
 
 
 def cohort(work, size, device="cpu"):
+    "A work's stream, and the engine of a cohort of `size` learners."
     options, network, optimizer, method, hyper, _ = WORKS[work]
     s = stream(**options)
-    return s, Cohort(learners(method, hyper, size, 2 if size > 1 else 1), shape(s), s.outputs, method, optimizer, network, device)
+    return s, engine(Cohort(learners(method, hyper, size, 2 if size > 1 else 1), shape(s), s.outputs, method, optimizer, network, device))
 
 
 def plain(work):
@@ -71,10 +74,10 @@ def turns(s, learner, clock=time.process_time):
     "A function that lets a cohort or a plain learner go through a task, the next one each time, and measures seconds, of the CPU unless `clock` is another."
     tasks = count()
     def turn():
-        task = s.task(next(tasks) % s.tasks, learner.seeds if isinstance(learner, Cohort) else [0])
+        task = s.task(next(tasks) % s.tasks, learner.cohort.seeds if isinstance(learner, Engine) else [0])
         task.examples[1].cpu() # made before the clock starts: synthetic images are drawn
         start = clock()
-        if isinstance(learner, Cohort): learner.learn(task)["online_loss"].cpu() # waits for a GPU
+        if isinstance(learner, Engine): learner.learn(task)["online_loss"].cpu() # waits for a GPU
         else:
             for x, y in task.batches(): learner.step(x[0], y[0])
         return clock() - start
@@ -101,7 +104,7 @@ def against_plain(work, sizes, repetitions):
 
 def floor(size, repetitions):
     "Learner-steps per CPU second if a step of the MLP with Adam and L2 Init were its matrix products, by the library's or by our loops, and one pass over weights, anchors and moments."
-    _, c = cohort("MLP, Adam, L2 Init", size)
+    c = cohort("MLP, Adam, L2 Init", size)[1].cohort
     layers = [(p, g) for p, g in zip(c.params, c.grads) if p]
     inputs, errors = [torch.rand(size, 16, p["weight"].shape[1]) for p, _ in layers], [torch.rand(size, 16, p["weight"].shape[2]) for p, _ in layers]
     def library():
@@ -114,7 +117,7 @@ def floor(size, repetitions):
         for (p, g), x, dy, (y, dx) in zip(layers, inputs, errors, outputs):
             in_a_loop("linear", x, p["weight"], p["bias"], y)
             in_a_loop("linear_backward", x, p["weight"], dy, g["weight"], g["bias"], dx)
-    def update(): c.update(c.optimizer, c.penalty, c.theta, c.grad, c.theta0, None, c.penalty_hyper, c.state, c.lr)
+    def update(): c.optimizer.fast_update(c.theta, c.grad, c.state, c.lr, c.theta0, c.hyper["strength"])
     def turn(f, n=100):
         start = time.process_time()
         for _ in range(n): f()
@@ -186,15 +189,17 @@ learning_rate = [1e-3]
 TIMED = """
 import time
 from pathlib import Path
-from l2init.cohorts import Cohort
-learn, began = Cohort.learn, []
-def timed(self, task):
-    if began: return learn(self, task) # a part of a cohort
-    began.append(time.perf_counter())
-    out = learn(self, task)
-    with Path("seconds").open("a") as f: f.write(f"{time.perf_counter() - began.pop()}\\n")
-    return out
-Cohort.learn = timed
+from l2init.internals.engines import Engine, LayersInCache
+began = []
+def timed(learn):
+    def of(self, task):
+        if began: return learn(self, task) # a part of a cohort
+        began.append(time.perf_counter())
+        out = learn(self, task)
+        with Path("seconds").open("a") as f: f.write(f"{time.perf_counter() - began.pop()}\\n")
+        return out
+    return of
+Engine.learn, LayersInCache.learn = timed(Engine.learn), timed(LayersInCache.learn)
 """
 
 

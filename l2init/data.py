@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .core import InputError, Registry
-from .random_numbers import integers, key, normal, permutation, uniform
+from .internals.core import InputError, Registry
+from .internals.random_numbers import integers, key, normal, permutation, uniform
 
 # %% ../nbs/00_data.ipynb #f5238745
 @dataclass(frozen=True, eq=False)

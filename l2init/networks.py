@@ -22,8 +22,8 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .core import InputError, Options, Registry, checked
-from .random_numbers import key, normal, uniform
+from .internals.core import InputError, Options, Registry, checked
+from .internals.random_numbers import key, normal, uniform
 
 # %% ../nbs/02_networks.ipynb #1c029ae9
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Flatten(Layer):
 
 # %% ../nbs/02_networks.ipynb #f027e037
 def in_a_loop(name:str, *args)->None:
-    "Call one of `l2init.kernels`, which is imported here since Numba takes a while, with tensors as arrays."
-    from l2init import kernels
+    "Call one of `l2init.internals.kernels`, which is imported here since Numba takes a while, with tensors as arrays."
+    from l2init.internals import kernels
     getattr(kernels, name)(*(a.numpy() if isinstance(a, Tensor) else a for a in args))
 
 def channels_last(images:Tensor)->Tensor: return images.movedim(2, 4).contiguous() # [K, B, C, H, W] -> [K, B, H, W, C]
@@ -297,7 +297,7 @@ def views(self:Network, flat:Tensor)->list[dict[str, Tensor]]:
 def draw(self:Network,
          purpose:str, # what the draw is for
          seeds:Tensor, # int64, [K]
-         *counters, # as in `l2init.random_numbers.key`
+         *counters, # as in `l2init.internals.random_numbers.key`
         )->Tensor: # [K, P]
     "Parameters drawn from the initial law."
     parts = []

@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from .core import InputError, Options, Registry, checked
-from .random_numbers import integers, key, permutation
+from .internals.core import InputError, Options, Registry, checked
+from .internals.random_numbers import integers, key, permutation
 from .data import CIFAR_SCALING, Dataset, load_dataset
 
 # %% ../nbs/01_streams.ipynb #51c4a8b9

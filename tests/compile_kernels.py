@@ -4,7 +4,10 @@ import sys
 import torch
 from conftest import TINY, hyper_of
 
-from l2init.cohorts import Cohort, grid, methods, train
+from l2init.cohorts import Cohort
+from l2init.internals.engines import engine
+from l2init.methods import grid, methods
+from l2init.training import train
 from l2init.optimizers import optimizers
 from l2init.streams import stream
 
@@ -18,7 +21,7 @@ def compile_kernels(dtype):
             for optimizer in optimizers:
                 cohort = Cohort(learners, s.data().images.shape[1:], s.outputs, method, optimizer, network["name"], dtype=dtype, **net)
                 if method == "plain": train(cohort, s, progress=False) # and what is probed
-                cohort.learn(s.task(0, cohort.seeds))
+                engine(cohort).learn(s.task(0, cohort.seeds))
 
 
 if __name__ == "__main__": compile_kernels(getattr(torch, sys.argv[1]))

@@ -12,11 +12,13 @@ from hypothesis import given, settings, strategies as st
 from processes import BIN, ROOT, run
 
 from l2init import cli
-from l2init.cohorts import Probes, methods
-from l2init.core import InputError
+from l2init.methods import methods
+from l2init.training import Probes
+from l2init.internals.core import InputError
 from l2init.networks import networks
 from l2init.streams import streams
-from l2init.studies import papermill_to, plan
+from l2init.internals.runs import papermill_to
+from l2init.studies import plan
 
 STUDY = dict(
     about="", seeds=[0, 1], select_seeds=[], protocol="paper", plugins=[], probes={},

@@ -5,18 +5,22 @@ from conftest import hyper_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from l2init import cohorts, random_numbers, resets
-from l2init.cohorts import Cohort, Recording, grid, methods, train
-from l2init.core import InputError
+from l2init import resets
+from l2init.cohorts import Cohort
+from l2init.internals import engines, random_numbers
+from l2init.internals.core import InputError, forget
+from l2init.internals.engines import ENGINES, LayersInCache, Recorded, Recording, engine
+from l2init.methods import Method, grid, methods
 from l2init.resets import ShrinkPerturb
 from l2init.streams import stream
+from l2init.training import train
 
 
 def trained(method, fast, network="mlp", optimizer="adam", dtype=torch.float64, examples=80, hyper={}, **options):
-    "The weights of four learners and more after 200 steps."
+    "The weights of four learners and more after 200 steps, by the engines that are (True), by none (False) or by some."
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=examples, passes=20, last_batch="keep")
-    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method), **hyper), (1, 28, 28), 10, method, optimizer, network, dtype=dtype, fast=fast, **options)
-    metrics = train(cohort, s, progress=False)
+    cohort = Cohort(grid(method, [0, 1], [1e-2, 1e-3], **hyper_of(method), **hyper), (1, 28, 28), 10, method, optimizer, network, dtype=dtype, **options)
+    metrics = train(cohort, s, progress=False, engines=ENGINES if fast is True else fast or ())
     return cohort.theta, metrics
 
 
@@ -40,12 +44,13 @@ def test_every_form_of_continual_backprop(hyper, optimizer):
 def test_a_reset_of_one_s_own_is_done():
     "Also one that is made from a reset which a loop does by itself."
     class Twice(ShrinkPerturb):
-        def apply(self, saved, step):
-            super().apply(saved, step)
+        def after_step(self, seen, step):
+            super().after_step(seen, step)
             self.stack.theta.mul_(.5)
-    cohort = Cohort(grid("shrink_perturb", [0], [1e-3], shrink=[0.], noise=[0.]), (1, 28, 28), 10, "shrink_perturb", hidden=[5])
-    cohort.reset = Twice(cohort.reset.stack, cohort.hyper)
-    cohort.step(torch.rand(1, 2, 1, 28, 28), torch.tensor([[0, 7]]))
+    methods.register("twice", Method("Twice", parts=[Twice]))
+    try: cohort = Cohort(grid("twice", [0], [1e-3], shrink=[0.], noise=[0.]), (1, 28, 28), 10, "twice", hidden=[5])
+    finally: forget(__name__)
+    engine(cohort).learn_batches(torch.rand(1, 2, 1, 28, 28), torch.tensor([[0, 7]]), 2)
     assert torch.allclose(cohort.theta, cohort.theta0 / 2, atol=2e-3)
 
 
@@ -68,15 +73,15 @@ def test_the_penalty_leaves_layer_norm_alone():
 
 def test_labels_without_an_output_are_refused():
     cohort = Cohort(grid("plain", [0], [1e-3]), (1, 28, 28), 5, "plain")
-    with pytest.raises(InputError, match="there are 5 outputs"): cohort.step(torch.zeros(1, 2, 1, 28, 28), torch.tensor([[0, 7]]))
+    with pytest.raises(InputError, match="there are 5 outputs"): engine(cohort).learn_batches(torch.zeros(1, 2, 1, 28, 28), torch.tensor([[0, 7]]), 2)
 
 
 def test_without_a_compiler_a_warning_says_so(monkeypatch):
     def broken(*args, **kwargs): raise RuntimeError("no C++ compiler")
     monkeypatch.setattr(torch, "compile", broken)
-    cohorts.can_compile.cache_clear()
-    with pytest.warns(UserWarning, match="torch.compile does not work here.*no C\\+\\+ compiler"): assert not cohorts.can_compile()
-    cohorts.can_compile.cache_clear()
+    engines.can_compile.cache_clear()
+    with pytest.warns(UserWarning, match="torch.compile does not work here.*no C\\+\\+ compiler"): assert not engines.can_compile()
+    engines.can_compile.cache_clear()
 
 
 @pytest.mark.parametrize("method", ["plain", "l2_init", "shrink_perturb", "redo", "continual_backprop"])
@@ -91,13 +96,15 @@ def test_a_learner_does_not_depend_on_its_company(method):
 
 
 @pytest.mark.parametrize("method", methods)
-def test_in_parts_as_a_whole(method):
+def test_in_parts_as_a_whole(method, monkeypatch):
     "A cohort that learns in parts, whose seeds overlap, ends where the undivided one ends, and knows it."
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=80, passes=8)
     whole, divided = (Cohort(grid(method, [3, 1, 2], [1e-2, 1e-3], **hyper_of(method)), (1, 28, 28), 10, method, hidden=[20], dtype=torch.float64) for _ in range(2))
-    whole.parts, divided.parts = [], divided.split(4)
-    assert len(divided.parts) > 1 and sum(len(p) for p in divided.parts) == len(divided) and not whole.parts
-    a, b = (train(c, s, progress=False) for c in (whole, divided))
+    assert 1 < len(divided.split(4)) and sum(len(p) for p in divided.split(4)) == len(divided)
+    a = train(whole, s, progress=False)
+    monkeypatch.setattr(engines, "CACHE", 4 * 5 * whole.theta[0].nbytes)
+    assert engine(divided, (LayersInCache,)).at_a_time == 4
+    b = train(divided, s, progress=False, engines=(LayersInCache,))
     assert torch.allclose(whole.theta, divided.theta, atol=1e-8) and whole.steps == divided.steps == 80
     assert (a.online_accuracy == b.online_accuracy).all() and (a.seed == b.seed).all()
     for name, tensor in divided.tensors().items(): assert torch.allclose(tensor, whole.tensors()[name], atol=1e-8), name
@@ -127,14 +134,18 @@ class Taped(Recording):
         return tape.replay, outputs
 
 
+class OnTape(Recorded):
+    device, recording = "cpu", Taped
+    def compiled(self, f): return f
+
+
 @pytest.mark.parametrize("method, network", [*((m, "mlp") for m in methods), ("l2_init", "cnn"), ("redo", "cnn"), ("continual_backprop", "cnn")])
 def test_replayed_steps_are_steps(method, network, monkeypatch):
     "Of two sizes of batch, bit for bit."
     options = dict(network=network, examples=24, hidden=[12], **dict(channels=[3], kernels=[5]) if network == "cnn" else {})
     expected, seen = trained(method, False, **options)
-    monkeypatch.setattr(Cohort, "recorder", property(lambda self: Taped, lambda self, _: None), raising=False)
     monkeypatch.setattr(resets, "put", resets._put_unseen) # as on a GPU
     monkeypatch.setattr(resets, "none", lambda *counts: False)
     monkeypatch.setattr(random_numbers, "_uniform_in_a_loop", lambda key, n: random_numbers._upper(random_numbers.bits(key, n)))
-    replayed, seen_replayed = trained(method, False, **options)
+    replayed, seen_replayed = trained(method, (OnTape,), **options)
     assert torch.equal(replayed, expected) and seen_replayed.equals(seen)

@@ -8,7 +8,7 @@ from processes import ROOT, l2init, run
 HOWTO = ROOT / "studies" / "howto"
 PLANS = """
 from pathlib import Path
-from l2init.core import InputError
+from l2init.internals.core import InputError
 from l2init.studies import plan
 run, = plan("study.toml")
 plugin = Path("log_init.py")

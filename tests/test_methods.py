@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from conftest import TINY, hyper_of
 from processes import ROOT
 
-from l2init.cohorts import Cohort, grid, methods, train
+from l2init.cohorts import Cohort
+from l2init.methods import grid, methods
+from l2init.training import train
 from l2init.streams import stream, streams
-from l2init.studies import papermill_to
+from l2init.internals.runs import papermill_to
 
 torch.set_num_threads(1)
 

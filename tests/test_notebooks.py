@@ -22,7 +22,7 @@ def test_executes(notebook):
 
 
 def test_nbdev_test_executes_them_too():
-    done = run([BIN / "nbdev_test", "--path", "nbs/00_core.ipynb", "--n_workers", "0"], cwd=ROOT)
+    done = run([BIN / "nbdev_test", "--path", "nbs/internals/00_core.ipynb", "--n_workers", "0"], cwd=ROOT)
     assert done.returncode == 0 and "Success" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -4,7 +4,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from l2init.core import InputError
+from l2init.internals.core import InputError
 from l2init.regularizers import L2, L2Init, L2InitResampled
 
 DDP = nn.parallel.DistributedDataParallel

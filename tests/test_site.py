@@ -65,7 +65,7 @@ def bibliography():
 
 def filtered(notebook):
     "What the filter makes of a notebook, as the program that Quarto calls, but in a process that need not import everything again."
-    done = forked("l2init.site:main", cwd=(ROOT / notebook).parent, stdin=ROOT / notebook)
+    done = forked("l2init.internals.site:main", cwd=(ROOT / notebook).parent, stdin=ROOT / notebook)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -82,7 +82,7 @@ def test_every_page_goes_through_the_filter(notebook):
 
 
 def test_the_filter_is_the_program_that_quarto_calls():
-    notebook = Path("nbs/12_cli.ipynb")
+    notebook = Path("nbs/15_cli.ipynb")
     with (ROOT / notebook).open(encoding="utf-8") as page: done = run([FILTER], stdin=page, cwd=ROOT / "nbs")
     assert done.returncode == 0, done.stderr[-2000:]
     without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
@@ -127,7 +127,7 @@ def test_links_and_references_lead_somewhere(page):
 
 
 def test_the_bibliography_has_the_paper_of_every_method_and_stream():
-    from l2init.cohorts import methods
+    from l2init.methods import methods
     from l2init.streams import streams
     works = bibliography()
     assert all(re.sub(r"[ -]", "", work) == key for key, work in works.items()) # a key is the first author and the year

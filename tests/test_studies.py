@@ -8,7 +8,8 @@ from processes import ROOT
 from test_bad_input import document
 from test_notebooks import cells
 
-from l2init.cohorts import Probes, methods
+from l2init.methods import methods
+from l2init.training import Probes
 from l2init.networks import networks
 from l2init.optimizers import optimizers
 from l2init.streams import streams

@@ -12,7 +12,7 @@ import pytest
 from processes import BIN, HANGS, ROOT, environment, l2init, run, started
 from test_cli import STUDY
 
-from l2init.runs import Run, keep_plan
+from l2init.internals.runs import Run, keep_plan
 
 pytestmark = pytest.mark.xdist_group("survival") # they share `finished`
 NEEDS_ROOT = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk is mounted, which needs root")

@@ -1,7 +1,9 @@
 """The synthetic images stand in for natural ones: a convolutional network learns their classes, a linear model does clearly worse."""
 import torch
 
-from l2init.cohorts import Cohort, grid, train
+from l2init.cohorts import Cohort
+from l2init.methods import grid
+from l2init.training import train
 from l2init.streams import stream
 
 
