@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'show', 'say', 'say_scale', 'run', 'planned_and_kept', 'on_slurm', 'run_some', 'progress',
-           'finish', 'in_phase', 'preview', 'overview', 'status', 'table', 'keep', 'methods', 'streams', 'main']
+           'finish', 'in_phase', 'preview', 'overview', 'status', 'table', 'keep', 'methods', 'described_option',
+           'streams', 'main']
 
 # %% ../nbs/15_cli.ipynb #362b4e36
 import signal
@@ -215,9 +216,19 @@ def keep(study:StudyFile,
 # %% ../nbs/15_cli.ipynb #954e0f21
 @app.command()
 def methods():
-    "The methods, their hyper-parameters and sources."
+    "The methods: their parts, formulas, hyper-parameters with defaults and the values tried, and sources."
     from l2init.methods import methods
-    show(pd.DataFrame([dict(method=n, title=m.title, hyper_parameters=", ".join(m.hyper.model_fields), source=m.source) for n, m in methods.items()]))
+    for name, m in methods.items():
+        print(f"{name}: {m.title} ({m.source})")
+        if m.formula: print(f"    {m.formula}")
+        if m.parts: print(f"    parts: {', '.join(p.__name__ for p in m.parts)}")
+        for n, f in m.hyper.model_fields.items(): print(f"    {described_option(m, n, f)}")
+
+def described_option(method, name:str, field)->str:
+    "A hyper-parameter in a line: its default, if it has one, and the values that its paper tried."
+    default = "" if field.is_required() else f" = {field.default!r}"
+    tried = method.tried.get(name)
+    return f"{name}{default}" + (f"; tried: {', '.join(map(str, tried))}" if tried else "")
 
 @app.command()
 def streams():

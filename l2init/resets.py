@@ -34,6 +34,7 @@ class ShrinkPerturb(Part):
     title, hyper, steady = "Shrink & Perturb", ShrinkPerturbHyper, True
     source = "Kumar et al. 2023, appendix A.3; Ash and Adams 2020"
     formula = "θ ← (1 - s) θ + σ ε, ε from the initial distribution"
+    tried = dict(shrink=[1e-2, 1e-3, 1e-4, 1e-5], noise=[1e-2, 1e-3, 1e-4, 1e-5])
 
     def after_step(self, seen, step):
         stack, shrink, noise = self.stack, self.values["shrink"], self.values["noise"]
@@ -155,6 +156,7 @@ class ReDo(Part):
     "Every `period` steps, dormant units are renewed."
     title, source, hyper = "ReDo", "Sokar et al. 2023, section 4", ReDoHyper
     formula = "every T steps, units of score ≤ τ are renewed"
+    tried = dict(period=["1, 2 and 5 tasks"], threshold=[0., .01, .1])
 
     def start(self): # 1 for units that wait to be renewed
         v = self.values
@@ -239,6 +241,7 @@ class ContinualBackprop(Part):
     title, hyper = "Continual backprop", ContinualBackpropHyper
     source = "Dohare et al. 2024, methods; Dohare et al. 2021"
     formula = "at each step, the share ρ of the mature units, those of lowest utility, is renewed"
+    tried = dict(replacement_rate=[1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
     per_weight, steady = True, True
 
     def start(self): # `weight`: the running mean of 1, which corrects the others
