@@ -1,7 +1,7 @@
 """Lock-step training against the plain per-learner loop, in one run: CPU seconds of one thread.
 
 Both sides do the same mathematics on the same batches and record online accuracy. They take turns, and each figure is a median over the turns: the machine may be shared, so read the ratios.
-Beside them stands the floor: what the step's own matrix products and one pass of the optimizer over weights, anchors and moments take in isolation. Then come peak memory, a small study's share of wall time in steps, and the whole machine against JAX.
+Then comes each method in lock-step beside plain training in lock-step, an estimated bound for dense products (the step's own matrix products and one pass of the optimizer in isolation), peak memory, a small study's share of wall time in steps, the whole machine against JAX on the same digits, and what the paper's comparison would take in each way.
 """
 import argparse
 import json
@@ -14,20 +14,22 @@ import time
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 from plain import ContinualBackprop, PlainLearner, ReDo, ShrinkPerturb
 
 from l2init.cohorts import Cohort
 from l2init.internals.engines import Engine, engine
-from l2init.methods import grid
+from l2init.methods import grid, methods
 from l2init.networks import in_a_loop
 from l2init.streams import stream
+from l2init.studies import plan
 
 STRENGTH, RATE = 1e-2, 1e-3
 OPTIMIZERS = dict(adam=partial(torch.optim.Adam, lr=RATE, fused=True), sgd=partial(torch.optim.SGD, lr=RATE, fused=True))
@@ -37,6 +39,7 @@ IMAGENET = dict(name="continual_imagenet", dataset="synthetic_images_2x700", tas
 WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, the plain loop's reset
     "MLP, Adam, L2 Init": (MNIST, "mlp", "adam", "l2_init", dict(strength=STRENGTH), None),
     "MLP, SGD, L2 Init": (MNIST, "mlp", "sgd", "l2_init", dict(strength=STRENGTH), None),
+    "MLP, Adam, L2 Init, dense inputs": (CIFAR, "mlp", "adam", "l2_init", dict(strength=STRENGTH), None),
     "MLP, Adam, ReDo": (MNIST, "mlp", "adam", "redo", dict(threshold=.1, period=200), partial(ReDo, 200, .1)),
     "MLP, Adam, Shrink & Perturb": (MNIST, "mlp", "adam", "shrink_perturb", dict(shrink=1e-3, noise=1e-2), partial(ShrinkPerturb, 1e-3, 1e-2)),
     "MLP, Adam, continual backprop": (MNIST, "mlp", "adam", "continual_backprop", dict(replacement_rate=1e-3), partial(ContinualBackprop, 1e-3)),
@@ -45,8 +48,12 @@ WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, th
 }
 
 
+HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, threshold=.1, replacement_rate=1e-3, importance=10.)
+
+
 def learners(method, hyper, size, seeds):
     "A grid of `size` learners: every seed with the same number of values of the first hyper-parameter."
+    if not hyper: return grid(method, list(range(size)), [RATE])
     first, *others = hyper
     values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
     return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
@@ -85,12 +92,31 @@ def turns(s, learner, clock=time.process_time):
 
 
 def alternate(contestants, repetitions):
-    "Medians of learner-steps per CPU second of contestants (name -> learner-steps in a turn, turn) who take turns."
+    "Learner-steps per CPU second of contestants (name -> learner-steps in a turn, turn) who take turns: name -> all turns."
     rates = {name: [] for name in contestants}
     for _, turn in contestants.values(): turn() # warm up
     for _ in range(repetitions):
         for name, (work, turn) in contestants.items(): rates[name].append(work / turn())
-    return {name: median(r) for name, r in rates.items()}
+    return rates
+
+
+def middle(rates): return {name: median(r) for name, r in rates.items()}
+
+
+def spread(rates):
+    "How far the turns of a contestant are apart, as a share of their median; the largest of all contestants."
+    return max((max(r) - min(r)) / median(r) for r in rates.values())
+
+
+def of_methods(network, size, repetitions):
+    "Learner-steps per CPU second of each method in lock-step."
+    options = dict(mlp=MNIST, cnn=CIFAR)[network]
+    s, contestants = stream(**options), {}
+    for method, m in methods.items():
+        hyper = {n: HYPER[n] for n in m.hyper.model_fields if n in HYPER}
+        cohort = Cohort(learners(method, hyper, size, 2), shape(s), s.outputs, method, "adam", network)
+        contestants[method] = size * s.steps, turns(s, engine(cohort))
+    return alternate(contestants, repetitions)
 
 
 def against_plain(work, sizes, repetitions):
@@ -103,7 +129,7 @@ def against_plain(work, sizes, repetitions):
 
 
 def floor(size, repetitions):
-    "Learner-steps per CPU second if a step of the MLP with Adam and L2 Init were its matrix products, by the library's or by our loops, and one pass over weights, anchors and moments."
+    "An estimated bound: learner-steps per CPU second if a step of the MLP with Adam and L2 Init were dense matrix products, by the library's or by our loops, and one pass over weights, anchors and moments."
     c = cohort("MLP, Adam, L2 Init", size)[1].cohort
     layers = [(p, g) for p, g in zip(c.params, c.grads) if p]
     inputs, errors = [torch.rand(size, 16, p["weight"].shape[1]) for p, _ in layers], [torch.rand(size, 16, p["weight"].shape[2]) for p, _ in layers]
@@ -122,7 +148,7 @@ def floor(size, repetitions):
         start = time.process_time()
         for _ in range(n): f()
         return time.process_time() - start
-    rates = alternate({f.__name__: (100 * size, partial(turn, f)) for f in (library, loops, update)}, repetitions)
+    rates = middle(alternate({f.__name__: (100 * size, partial(turn, f)) for f in (library, loops, update)}, repetitions))
     return dict(rate=1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), size=size, **rates)
 
 
@@ -132,7 +158,7 @@ def on_a_gpu(sizes, repetitions, device="cuda"):
     for size in sizes:
         s, c = cohort("MLP, Adam, L2 Init", size, device)
         contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
-    return alternate(contestants, repetitions)
+    return middle(alternate(contestants, repetitions))
 
 
 def whole_machine(size, steps, workers):
@@ -218,14 +244,30 @@ def share_of_steps():
 
 
 def with_jax(size, steps, repetitions, workers):
-    "Learner-steps per wall second on the whole machine: ours at `size` learners, and JAX's at several sizes."
-    def jax_rate(k): return float(subprocess.run([sys.executable, Path(__file__).with_name("with_jax.py"), str(k), str(steps)], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(workers)}).stdout)
+    "Learner-steps per wall second on the whole machine, from the same digits: ours at `size` learners, and JAX's at several sizes."
     sizes = (4, 8, 16, 48)
     ours, theirs = [], {k: [] for k in sizes}
-    for _ in range(repetitions):
-        ours.append(whole_machine(size, steps, workers))
-        for k in sizes: theirs[k].append(jax_rate(k))
+    with tempfile.TemporaryDirectory() as folder:
+        digits = Path(folder) / "digits.npz"
+        x, y = zip(*islice(stream(**MNIST).task(0, [0, 1]).batches(), 100))
+        np.savez(digits, x=torch.stack(x).flatten(3).numpy(), y=torch.stack(y).numpy())
+        def jax_rate(k): return float(subprocess.run([sys.executable, Path(__file__).with_name("with_jax.py"), str(k), str(steps), digits], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(workers)}).stdout)
+        for _ in range(repetitions):
+            ours.append(whole_machine(size, steps, workers))
+            for k in sizes: theirs[k].append(jax_rate(k))
     return median(ours), {k: median(r) for k, r in theirs.items()}
+
+
+def papers_comparison(out):
+    "Hours that the paper's comparison on permuted MNIST would take on all cores: with the plain loop, with JAX, and here. Methods that a loop was not measured with count as L2 Init."
+    planned = plan(Path(__file__).resolve().parents[1] / "studies/paper/permuted_mnist.toml", data=False)
+    work = {m: sum(r.steps * r.learners for r in planned if r.params["method"] == m) for m in {r.params["method"] for r in planned}}
+    known = {WORKS[w][3]: v["plain"] for w, v in out["works"].items() if w.startswith("MLP, Adam") and "dense" not in w}
+    cores, jax = out["cores"], max(out["whole machine"]["jax"].values())
+    hours = {"plain loop": sum(n / known.get(m, known["l2_init"]) for m, n in work.items()) / cores / 3600,
+             "JAX": sum(work.values()) / jax / 3600,
+             "l2init": sum(n / out["methods"]["mlp"][m] for m, n in work.items()) / cores / 3600}
+    return dict(learner_steps=sum(work.values()), hours=hours)
 
 
 def main():
@@ -241,13 +283,19 @@ def main():
     out = dict(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(), **{p: version(p) for p in ("l2init", "torch", "numba")}, repetitions=args.repetitions, works={})
     print(f"{'learner-steps per CPU second':32} {'plain loop':>12} {'lock-step':>12} {'learners':>9} {'ratio':>7}")
     for work in (w for w in WORKS if not args.only or args.only in w):
-        rates = against_plain(work, (6, 24, 48) if "MLP" in work else (2, 4, 8), args.repetitions)
+        turns_of = against_plain(work, (6, 24, 48) if "MLP" in work else (2, 4, 8), args.repetitions)
+        rates = middle(turns_of)
         best = max((k for k in rates if k), key=rates.get)
-        out["works"][work] = dict(plain=rates[0], cohorts={k: r for k, r in rates.items() if k}, best=best, ratio=rates[best] / rates[0])
-        print(f"{work:32} {rates[0]:12.0f} {rates[best]:12.0f} {best:9} {rates[best] / rates[0]:7.2f}", flush=True)
+        out["works"][work] = dict(plain=rates[0], cohorts={k: r for k, r in rates.items() if k}, best=best, ratio=rates[best] / rates[0], spread=spread(turns_of))
+        print(f"{work:32} {rates[0]:12.0f} {rates[best]:12.0f} {best:9} {rates[best] / rates[0]:7.2f}  turns within {spread(turns_of):.0%}", flush=True)
     if args.only: return
 
-    rates = against_plain("MLP, Adam, L2 Init", (1, 2, 4, 8, 16, 48, 192), args.repetitions)
+    out["methods"] = {}
+    for network, size in dict(mlp=24, cnn=8).items():
+        turns_of = of_methods(network, size, args.repetitions)
+        out["methods"][network] = rates = middle(turns_of)
+        print(f"\n{network}, in lock-step beside plain training (turns within {spread(turns_of):.0%}): " + ", ".join(f"{m} {r / rates['plain']:.2f}" for m, r in rates.items()), flush=True)
+    rates = middle(against_plain("MLP, Adam, L2 Init", (1, 2, 4, 8, 16, 48, 192), args.repetitions))
     out["sizes"] = {k: r for k, r in rates.items() if k}
     out["floor"] = max((floor(size, args.repetitions) for size in (1, 2, 6)), key=lambda f: f["rate"])
     turn = turns(*cohort("MLP, Adam, L2 Init", 48))
@@ -256,7 +304,7 @@ def main():
     out["twice the tasks"] = median(b / a for a, b in zip(halves[::2], halves[1::2]))
     print("\nby size of the cohort: " + ", ".join(f"{k}: {r:.0f}" for k, r in out["sizes"].items()))
     f = out["floor"]
-    print(f"floor (best of 1, 2 and 6 learners at once: {f['size']}): {f['rate']:.0f} ({', '.join(f'{n} alone {f[n]:.0f}' for n in ('library', 'loops', 'update'))}); reached: {max(out['sizes'].values()) / f['rate']:.0%}")
+    print(f"estimated bound for dense products (best of 1, 2 and 6 learners at once: {f['size']}): {f['rate']:.0f} ({', '.join(f'{n} alone {f[n]:.0f}' for n in ('library', 'loops', 'update'))}); reached: {max(out['sizes'].values()) / f['rate']:.0%}")
     print(f"twice the tasks take {out['twice the tasks']:.2f} times as long")
     memory = {k: peak_memory(k) / 1024 for k in (8, 48, 192)}
     out["memory"] = dict(megabytes=memory, per_learner=(memory[192] - memory[48]) / (192 - 48), per_learner_before=(memory[48] - memory[8]) / (48 - 8))
@@ -272,6 +320,8 @@ def main():
         ours, theirs = with_jax(48, 2000, args.repetitions, workers)
         out["whole machine"] = dict(ours=ours, jax=theirs, jax_version=version("jax"), ratio=ours / max(theirs.values()))
         print(f"\nwhole machine, learner-steps per wall second: 48 learners {ours:.0f}; JAX " + ", ".join(f"{k}: {r:.0f}" for k, r in theirs.items()) + f"; ratio to its best {ours / max(theirs.values()):.2f}")
+        out["paper"] = papers_comparison(out)
+        print("studies/paper/permuted_mnist.toml, hours on all cores: " + ", ".join(f"{n} {h:.1f}" for n, h in out["paper"]["hours"].items()))
         path = Path(__file__).with_name("results.json")
         path.write_text(json.dumps(out, indent=1) + "\n")
         print(f"written to {path.name}")

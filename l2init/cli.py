@@ -23,39 +23,57 @@ from .internals.core import InputError
 from .internals.runs import available_cores, keep_plan, kept_plan, of_other_code, pending, scales, set_aside
 
 # %% ../nbs/15_cli.ipynb #63a743a5
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Studies of plasticity: which learners stay able to learn?")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Studies of plasticity: which learners stay able to learn?")
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, e.g. studies/demo.toml.")]
 Runs = Annotated[Path, typer.Option(help="The folder with a folder of runs for each study.")]
 
-def show(table:pd.DataFrame)->None: print(table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+def show(table:pd.DataFrame)->None:
+    "Print a table to standard output, numbers with four digits."
+    print(table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
 
-def say(text:str)->None: print(text, file=sys.stderr, flush=True)
+# %% ../nbs/15_cli.ipynb #f5709908
+def say(text:str)->None:
+    "Print to standard error, at once."
+    print(text, file=sys.stderr, flush=True)
 
+# %% ../nbs/15_cli.ipynb #68650204
 def say_scale(runs:list, out=print)->None:
     "How large the runs are, and how many of them were made by other code."
     for line in scales(runs): out(line)
-    if other := len(of_other_code(runs)): out(f"{other} of {len(runs)} runs were made by other code than the present one; `l2init run` with --again does them anew.")
+    if other := len(of_other_code(runs)):
+        out(f"{other} of {len(runs)} runs were made by other code than the present one; "
+            "`l2init run` with --again does them anew.")
 
 # %% ../nbs/15_cli.ipynb #f59ab9eb
 @app.command()
 def run(study:StudyFile,
-        workers:Annotated[int, typer.Option(help="Runs at a time; each has a process of its own. Default: one for each core.")] = available_cores(),
-        dry_run:Annotated[bool, typer.Option("--dry-run", help="Show the runs, their learners and steps, and execute nothing.")] = False,
-        retry_failed:Annotated[bool, typer.Option("--retry-failed", help="Also try again the runs that failed, from their last checkpoints.")] = False,
-        again:Annotated[bool, typer.Option("--again", help="Do anew the finished runs that were made by other code than the present one. What they left stays beside, in <run>.<code>.")] = False,
-        stop_on_failure:Annotated[bool, typer.Option("--stop-on-failure", help="Stop all runs as soon as one fails.")] = False,
+        workers:Annotated[int, typer.Option(help="Runs at a time; each has a process of its own. "
+            "Default: one for each core.")] = available_cores(),
+        dry_run:Annotated[bool, typer.Option(
+            "--dry-run", help="Show the runs, their learners and steps, and execute nothing.")] = False,
+        retry_failed:Annotated[bool, typer.Option("--retry-failed", help="Also try again the runs that failed, "
+            "from their last checkpoints.")] = False,
+        again:Annotated[bool, typer.Option("--again", help="Do anew the finished runs that were made by other code "
+            "than the present one. What they left stays beside, in <run>.<code>.")] = False,
+        stop_on_failure:Annotated[bool, typer.Option(
+            "--stop-on-failure", help="Stop all runs as soon as one fails.")] = False,
         timeout:Annotated[float|None, typer.Option(help="Seconds after which a run has failed.")] = None,
-        checkpoint_every:Annotated[float, typer.Option(help="Seconds between two checkpoints of a run, at least. They are made at the end of a task.")] = 60,
+        checkpoint_every:Annotated[float, typer.Option(help="Seconds between two checkpoints of a run, at least. "
+            "They are made at the end of a task.")] = 60,
         slurm:Annotated[bool, typer.Option("--slurm", help="Submit the runs to Slurm, as one array.")] = False,
         partition:Annotated[str|None, typer.Option(help="Slurm: the partition.")] = None,
-        minutes:Annotated[int, typer.Option(help="Slurm: time limit of a job. A run that is not done by then is queued again.")] = 24 * 60,
+        minutes:Annotated[int, typer.Option(help="Slurm: time limit of a job. A run that is not done by then "
+            "is queued again.")] = 24 * 60,
         gpus:Annotated[int, typer.Option(help="Slurm: GPUs of a job.")] = 0,
         parallel:Annotated[int, typer.Option(help="Slurm: jobs at a time.")] = 256,
-        slurm_option:Annotated[list[str]|None, typer.Option(metavar="KEY=VALUE", help="Slurm: a further option of sbatch, e.g. account=myproject. May be given more than once.")] = None,
+        slurm_option:Annotated[list[str]|None, typer.Option(metavar="KEY=VALUE", help="Slurm: a further option "
+            "of sbatch, e.g. account=myproject. May be given more than once.")] = None,
         runs:Runs = Path("runs")):
     "Execute the runs of a study that are not done yet, then its report. Two such commands at once share the runs."
     if dry_run: return preview(study, runs, workers)
-    if slurm: return on_slurm(study, runs, retry_failed, checkpoint_every, partition=partition, minutes=minutes, gpus=gpus, parallel=parallel, options=tuple(slurm_option or ()))
+    if slurm: return on_slurm(study, runs, retry_failed, checkpoint_every, partition=partition, minutes=minutes,
+                              gpus=gpus, parallel=parallel, options=tuple(slurm_option or ()))
     from l2init.internals.batches import check_how
     check_how(workers, timeout, checkpoint_every)
     planned = planned_and_kept(study, runs)
@@ -63,16 +81,19 @@ def run(study:StudyFile,
     if again:
         for r in of_other_code(planned): set_aside(r)
         planned = planned_and_kept(study, runs) # what was selected may be another
-    say(f"{study.stem}: {len(planned) + pending(planned)} runs, {sum(r.state == 'done' for r in planned)} of them done already.")
+    say(f"{study.stem}: {len(planned) + pending(planned)} runs, "
+        f"{sum(r.state == 'done' for r in planned)} of them done already.")
     tried, start, waited = set(), time.monotonic(), False
     try:
         while True:
             states = {r.id: r.state for r in planned}
-            todo = [r for r in planned if r.id not in tried and (states[r.id] == "waiting" or (states[r.id] == "failed" and retry_failed))]
+            todo = [r for r in planned if r.id not in tried
+                    and (states[r.id] == "waiting" or (states[r.id] == "failed" and retry_failed))]
             if not todo and "running" not in states.values(): break
             if todo: failed = run_some(todo, planned, tried, start, workers, timeout, checkpoint_every, stop_on_failure)
             else: # somebody else executes what is left
-                if not waited: say(f"{sum(s == 'running' for s in states.values())} runs are executed by another command. Waiting for them.")
+                if not waited: say(f"{sum(s == 'running' for s in states.values())} runs are executed "
+                                   "by another command. Waiting for them.")
                 waited, failed = True, False
                 time.sleep(2)
             if failed and stop_on_failure: break
@@ -82,6 +103,7 @@ def run(study:StudyFile,
         raise typer.Exit(130)
     finish(study, planned)
 
+# %% ../nbs/15_cli.ipynb #22fecb42
 def planned_and_kept(study:Path, runs:Path)->list:
     "The plan of a study, which is kept for `status`, in a folder that can be written."
     from l2init.internals.batches import check_writable
@@ -91,21 +113,29 @@ def planned_and_kept(study:Path, runs:Path)->list:
     keep_plan(study, planned)
     return planned
 
-def on_slurm(study:Path, runs:Path, retry_failed:bool, every:float, **resources)->None: # as `l2init.internals.slurm.Resources`
+# %% ../nbs/15_cli.ipynb #79d9d6e8
+def on_slurm(study:Path, runs:Path, retry_failed:bool,
+             every:float, # seconds between two checkpoints
+             **resources, # as `l2init.internals.slurm.Resources`
+            )->None:
     "Submit what is to be done, or do what comes after the runs if there is nothing."
     from l2init.internals.slurm import Resources, check_slurm, submit
     check_slurm()
     planned = planned_and_kept(study, runs)
     states = {r.id: r.state for r in planned}
-    todo = [r for r in planned if states[r.id] == "waiting" or (states[r.id] == "failed" and retry_failed)]
+    todo = [r for r in planned
+            if states[r.id] == "waiting" or (states[r.id] == "failed" and retry_failed)]
     jobs = submit(todo, Resources(**resources), every)
     there = len(todo) - len(jobs) + sum(s == "running" for s in states.values())
     if not jobs and not there: return finish(study, planned)
     if jobs: say(f"Submitted {len(jobs)} runs as job {next(iter(jobs.values())).partition('_')[0]}.")
     if there: say(f"{there} runs are in the queue or running already.")
-    say(f"l2init status {study} shows how far they are. When they are done, the same command " + ("submits what they select." if pending(planned) else "prints the table and draws the report."))
+    say(f"l2init status {study} shows how far they are. When they are done, the same command "
+        + ("submits what they select." if pending(planned) else "prints the table and draws the report."))
 
-def run_some(todo:list, planned:list, tried:set, start:float, workers:int, timeout:float|None, every:float, stop_on_failure:bool)->bool: # has one failed?
+# %% ../nbs/15_cli.ipynb #3b6aa1a8
+def run_some(todo:list, planned:list, tried:set, start:float, workers:int,
+             timeout:float|None, every:float, stop_on_failure:bool)->bool: # has one failed?
     "Execute the runs `todo` of those `planned`, tell of each, and add it to those that were `tried`."
     from l2init.internals.batches import run_study
     failed = False
@@ -113,21 +143,27 @@ def run_some(todo:list, planned:list, tried:set, start:float, workers:int, timeo
         for r, seconds in ended:
             if (state := r.state) == "running": continue # another command was faster
             tried.add(r.id)
-            say(f"{progress(planned, tried, start)} {r}: {state} after {seconds:.0f} s" + (f" ({r.error})" if r.error else ""))
+            say(f"{progress(planned, tried, start)} {r}: {state} after {seconds:.0f} s"
+                + (f" ({r.error})" if r.error else ""))
             failed |= state == "failed"
             if failed and stop_on_failure: break
     return failed
 
+# %% ../nbs/15_cli.ipynb #60279163
 def progress(planned:list, tried:set, start:float)->str: # runs that ended since `start`
-    "How many runs are done, failed and running, how fast they go and when they will be done."
+    "How many runs are done, failed and running, how fast they go and when all are done."
     states = Counter(r.state for r in planned)
     steps = lambda chosen: sum(r.learners * r.steps for r in chosen)
-    rate = steps(r for r in planned if r.id in tried and r.state == "done") / (time.monotonic() - start)
-    left = steps(r for r in planned if r.state in ("waiting", "running")) / rate / 60 if rate else None
+    rate = (steps(r for r in planned if r.id in tried and r.state == "done")
+            / (time.monotonic() - start))
+    left = (steps(r for r in planned if r.state in ("waiting", "running")) / rate / 60
+            if rate else None)
     counts = ", ".join(f"{states[s]} {s}" for s in ("failed", "running") if states[s])
-    speed = f"; {rate:,.0f} learner-steps/s" + (f", about {left:.0f} min left" if left else "") if rate else ""
+    speed = (f"; {rate:,.0f} learner-steps/s" + (f", about {left:.0f} min left" if left else "")
+             if rate else "")
     return f"[{states['done']}/{len(planned) + pending(planned)} done{', ' * bool(counts)}{counts}{speed}]"
 
+# %% ../nbs/15_cli.ipynb #f8dc759b
 def finish(study:Path, planned:list)->None:
     "Print the table of a study and draw its report, or say what is not done and exit with status 1."
     from l2init.results import load, summary
@@ -135,16 +171,19 @@ def finish(study:Path, planned:list)->None:
     from l2init.studies import report_notebook
     if left := [r for r in planned if r.state != "done"]:
         for r in left: say(f"Not done: {r}. See {r.folder}.")
-        if any(r.state == "failed" for r in left): say("Failed runs are tried again with --retry-failed.")
+        if any(r.state == "failed" for r in left):
+            say("Failed runs are tried again with --retry-failed.")
         raise typer.Exit(1)
     frame = load(planned)
     show(summary(in_phase(frame, "evaluate")))
     try: figures = report(study, planned, frame)
     except Exception as e: # whatever the notebook raised
-        say(f"All runs are done, but the report {report_notebook(study).name} failed: {str(e).strip().splitlines()[-1]}. See {planned[0].home / 'report'}.")
+        say(f"All runs are done, but the report {report_notebook(study).name} failed: "
+            f"{str(e).strip().splitlines()[-1]}. See {planned[0].home / 'report'}.")
         raise typer.Exit(1)
     if figures: print("\nFigures:", *figures, sep="\n")
 
+# %% ../nbs/15_cli.ipynb #daec236e
 def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
     "The rows of a phase, without the column that says so; all, in a study that has no phases."
     return frame[frame.phase == phase].drop(columns="phase") if "phase" in frame else frame
@@ -155,22 +194,32 @@ def preview(study:Path, runs:Path, workers:int)->None:
     from l2init.internals.batches import seconds_per_step
     from l2init.studies import plan, read_study
     try: planned, reason = plan(study, runs), None
-    except InputError as e: planned, reason = plan(study, runs, data=False), str(e) # the data may be elsewhere
+    except InputError as e: # the data may be elsewhere
+        planned, reason = plan(study, runs, data=False), str(e)
     say_scale(planned)
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
-    selecting = (table.get("phase") == "select") & (table.state != "done") # what they select will be evaluated
+    # what they select will be evaluated
+    selecting = (table.get("phase") == "select") & (table.state != "done")
     if reason is None: table["hours"] = [r.steps * seconds_per_step(r) / 3600 for r in planned]
     show(table)
     later = table[selecting] if wait else table[:0]
-    learners, steps = table.learners.sum() + wait * coming, table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum()
-    print(f"total: {len(planned) + wait} runs" + (f" ({wait} of them evaluate what the others select)" if wait else "") + f", {learners} learners, {int(steps):,} learner-steps")
+    learners, steps = (table.learners.sum() + wait * coming,
+                       table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum())
+    print(f"total: {len(planned) + wait} runs"
+          + (f" ({wait} of them evaluate what the others select)" if wait else "")
+          + f", {learners} learners, {int(steps):,} learner-steps")
     if reason: return print(f"No estimate of time: {reason}")
     hours = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    print(f"about {hours / workers:.2g} hours for what is not done, with {workers} workers: measured for some steps of each run, without kernels, probes and writing")
+    print(f"about {hours / workers:.2g} hours for what is not done, with {workers} workers: "
+          "measured for some steps of each run, without kernels, probes and writing")
 
+# %% ../nbs/15_cli.ipynb #67c0232d
 def overview(planned)->pd.DataFrame:
     "A row per run: what it is, how large it is and how far."
-    row = lambda r: dict(run=r.id, phase=r.phase, stream=r.notebook.stem, dataset=r.params["dataset"], method=r.params["method"], optimizer=r.params["optimizer"], learners=r.learners, steps=r.steps, learner_steps=r.learners * r.steps)
+    row = lambda r: dict(run=r.id, phase=r.phase, stream=r.notebook.stem,
+                         dataset=r.params["dataset"], method=r.params["method"],
+                         optimizer=r.params["optimizer"], learners=r.learners,
+                         steps=r.steps, learner_steps=r.learners * r.steps)
     table = pd.DataFrame([dict(row(r), state=r.state) for r in planned])
     return table if table.phase.any() else table.drop(columns="phase")
 
@@ -182,21 +231,27 @@ def status(study:StudyFile, runs:Runs = Path("runs")):
         from l2init.studies import plan
         planned = plan(study, runs, data=False)
     say_scale(planned)
-    rows = [dict(run=r.id, phase=r.phase, stream=r.notebook.stem, method=r.params["method"], optimizer=r.params["optimizer"], state=r.state, tasks=r.progress, seconds=r.seconds, error=r.error) for r in planned]
+    rows = [dict(run=r.id, phase=r.phase, stream=r.notebook.stem,
+                 method=r.params["method"], optimizer=r.params["optimizer"],
+                 state=r.state, tasks=r.progress, seconds=r.seconds, error=r.error)
+            for r in planned]
     show(pd.DataFrame(rows).astype(dict(seconds=float)))
     if wait := pending(planned): print(f"{wait} more will evaluate what these select.")
 
+# %% ../nbs/15_cli.ipynb #166b3723
 @app.command()
 def table(study:StudyFile,
           csv:Annotated[bool, typer.Option("--csv", help="As CSV, with all digits.")] = False,
-          select:Annotated[bool, typer.Option("--select", help="In a study of two phases, what the selection tried.")] = False,
+          select:Annotated[bool, typer.Option(
+              "--select", help="In a study of two phases, what the selection tried.")] = False,
           runs:Runs = Path("runs")):
-    "Total average online accuracy of each configuration in the finished runs, with its 95 % bootstrap interval over seeds."
+    "Total average online accuracy of each configuration in finished runs, with its 95 % bootstrap interval over seeds."
     from l2init.results import load, summary
     from l2init.studies import plan
     planned = plan(study, runs, data=False)
     frame = in_phase(load(planned), "select" if select else "evaluate")
-    if frame.empty: raise InputError("No evaluation is finished yet; --select shows what was tried.")
+    if frame.empty:
+        raise InputError("No evaluation is finished yet; --select shows what was tried.")
     say_scale(planned, say)
     t = summary(frame)
     print(t.to_csv(index=False), end="") if csv else show(t)
@@ -210,8 +265,12 @@ def keep(study:StudyFile,
     from l2init.results import keep as keep_results, load
     from l2init.studies import plan, read_study
     planned = plan(study, runs, data=False)
-    if left := sum(r.state != "done" for r in planned) + pending(planned): raise InputError(f"{left} of {len(planned) + pending(planned)} runs are not done: l2init run {study}")
-    for path in keep_results(load(planned), planned, results, f"l2init run {study}", read_study(study).about): print(path)
+    if left := sum(r.state != "done" for r in planned) + pending(planned):
+        raise InputError(f"{left} of {len(planned) + pending(planned)} runs are not done: "
+                         f"l2init run {study}")
+    for path in keep_results(load(planned), planned, results, f"l2init run {study}",
+                             read_study(study).about):
+        print(path)
 
 # %% ../nbs/15_cli.ipynb #954e0f21
 @app.command()
@@ -222,14 +281,17 @@ def methods():
         print(f"{name}: {m.title} ({m.source})")
         if m.formula: print(f"    {m.formula}")
         if m.parts: print(f"    parts: {', '.join(p.__name__ for p in m.parts)}")
-        for n, f in m.hyper.model_fields.items(): print(f"    {described_option(m, n, f)}")
+        for n, f in m.hyper.model_fields.items():
+            print(f"    {described_option(m, n, f)}")
 
+# %% ../nbs/15_cli.ipynb #652dae3f
 def described_option(method, name:str, field)->str:
     "A hyper-parameter in a line: its default, if it has one, and the values that its paper tried."
     default = "" if field.is_required() else f" = {field.default!r}"
     tried = method.tried.get(name)
     return f"{name}{default}" + (f"; tried: {', '.join(map(str, tried))}" if tried else "")
 
+# %% ../nbs/15_cli.ipynb #7ba9d744
 @app.command()
 def streams():
     "The streams, their options with defaults, and sources."
@@ -240,7 +302,7 @@ def streams():
 
 # %% ../nbs/15_cli.ipynb #dc2fed51
 def main()->None:
-    "The command `l2init`. An `InputError` is one line on standard error and exit status 2."
+    "The command `l2init`. An `InputError` is one line on standard error and status 2."
     signal.signal(signal.SIGTERM, signal.default_int_handler) # a kill stops its runs, too
     try: app()
     except InputError as e:

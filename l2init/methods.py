@@ -26,7 +26,7 @@ class Method:
     "What makes a learner different from plain training."
     title: str # for figures
     source: str = "" # where it was defined; "": where its parts were
-    parts: tuple[type[Part], ...] = field(default=(), kw_only=True) # in the order in which they act
+    parts: tuple[type[Part], ...] = field(default=(), kw_only=True) # acting in this order
 
     def __post_init__(self):
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -35,8 +35,8 @@ class Method:
             object.__setattr__(self, "source", "; ".join(sources))
         names = [n for p in self.parts for n in p.hyper.model_fields]
         if twice := [n for n in names if names.count(n) > 1]:
-            raise InputError(f"method {self.title}: two of its parts have the hyper-parameter {twice[0]}. "
-                             "Give one of them another name for it in a subclass.")
+            raise InputError(f"method {self.title}: two of its parts have the hyper-parameter "
+                             f"{twice[0]}. Give one of them another name for it in a subclass.")
 
     def __getstate__(self): # without the class that `hyper` makes
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -47,16 +47,19 @@ def network(self:Method)->dict:
     "Options of the network that it sets."
     return {n: v for p in self.parts for n, v in p.network.items()}
 
+# %% ../nbs/08_methods.ipynb #c17b4895
 @patch(as_prop=True)
 def formula(self:Method)->str:
     "What it does, in a line."
     return "; ".join(p.formula for p in self.parts if p.formula)
 
+# %% ../nbs/08_methods.ipynb #12fa74d4
 @patch(as_prop=True)
 def tried(self:Method)->dict[str, list]:
     "The values that the papers tried."
     return {n: v for p in self.parts for n, v in p.tried.items()}
 
+# %% ../nbs/08_methods.ipynb #25f0744e
 @patch(as_prop=True)
 def defaults(self:Method)->dict[str, list]: # name -> a list of one value, as in a study
     "The hyper-parameters that have a default."
@@ -67,9 +70,11 @@ def defaults(self:Method)->dict[str, list]: # name -> a list of one value, as in
 @patch(as_prop=True)
 def hyper(self:Method)->type[Options]:
     "Names, types and ranges of the hyper-parameters, and their values in the authors' code (`in_code`)."
-    if "hyper class" not in self.__dict__: self.__dict__["hyper class"] = _together([p.hyper for p in self.parts])
+    if "hyper class" not in self.__dict__:
+        self.__dict__["hyper class"] = _together([p.hyper for p in self.parts])
     return self.__dict__["hyper class"]
 
+# %% ../nbs/08_methods.ipynb #8d5392fb
 def _together(classes):
     classes = tuple(c for c in dict.fromkeys(classes) if c is not Options)
     in_code = {n: v for c in classes for n, v in c.in_code.items()}
@@ -111,7 +116,8 @@ def grid(method:str, # one of `methods`
         row = dict(zip(values, combination))
         shared = {n: v for n, v in row.items() if n in common}
         its = {n: v for n, v in row.items() if n not in common}
-        rows.append({**checked(Learner, where, shared).model_dump(), **checked(own, where, its).model_dump()})
+        rows.append({**checked(Learner, where, shared).model_dump(),
+                     **checked(own, where, its).model_dump()})
     table = pd.DataFrame(rows)
     if table.duplicated().any():
         again = table[table.duplicated()].iloc[0].to_dict()
@@ -124,9 +130,13 @@ LARGEST = 3.4028234663852886e38 # of single precision; beyond it, a hyper-parame
 
 def _check_lists(where, values):
     for name, v in values.items():
-        if not isinstance(v, (list, tuple, range)): raise InputError(f"{where}: {name} = {short(v)} is not a list.")
-        if not len(v): raise InputError(f"{where}: {name} is an empty list, so there is nothing to train.")
+        if not isinstance(v, (list, tuple, range)):
+            raise InputError(f"{where}: {name} = {short(v)} is not a list.")
+        if not len(v):
+            raise InputError(f"{where}: {name} is an empty list, so there is nothing to train.")
         far = [n for n in v if isinstance(n, (int, float)) and n > LARGEST]
-        if name != "seed" and far: raise InputError(f"{where}: {name} = {short(far[0])}: at most {LARGEST:.3g} is allowed.")
+        if name != "seed" and far:
+            raise InputError(f"{where}: {name} = {short(far[0])}: at most {LARGEST:.3g} is allowed.")
     if (number := math.prod(map(len, values.values()))) > MOST_LEARNERS:
-        raise InputError(f"{where}: the values and seeds make {number:,} learners, at most {MOST_LEARNERS:,} are allowed.")
+        raise InputError(f"{where}: the values and seeds make {number:,} learners, "
+                         f"at most {MOST_LEARNERS:,} are allowed.")

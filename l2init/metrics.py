@@ -16,6 +16,7 @@ def weight_magnitude(theta:Tensor, # [K, P]
     "Mean absolute value of the parameters (S. Kumar et al. 2023)."
     return theta.abs().mean(1)
 
+# %% ../nbs/09_metrics.ipynb #302fb687
 def distance_from_init(theta:Tensor, theta0:Tensor)->Tensor: # [K, P] twice -> [K]
     "Mean absolute difference of the parameters from their initial values."
     return (theta - theta0).abs().mean(1)
@@ -25,44 +26,55 @@ def _finite_only(share, hidden): # [K], activations; nan for learners some of wh
     finite = torch.stack([h.flatten(1).isfinite().all(1) for h in hidden]).all(0)
     return share.where(finite, torch.nan)
 
-def dead_share(hidden:list[Tensor], # activations of the hidden layers, [K, N, features] or [K, N, channels, H, W] each
+# %% ../nbs/09_metrics.ipynb #d4bd1e30
+def dead_share(hidden:list[Tensor], # each [K, N, features] or [K, N, channels, H, W]
               )->Tensor: # [K]; nan for a learner that has diverged
-    "Share of hidden units (of a convolution: channels) that are 0 on all N probe examples, and at all positions."
+    """Share of hidden units (of a convolution: channels) whose activations are 0 on all
+    N probe examples, and at all positions."""
     dead = [(h == 0).movedim(2, 1).flatten(2).all(2) for h in hidden]
     return _finite_only(torch.cat(dead, 1).float().mean(1), hidden)
 
+# %% ../nbs/09_metrics.ipynb #c28810b7
 def dormant_share(hidden:list[Tensor], # as for `dead_share`
                   threshold:float=.025, # τ
                  )->Tensor: # [K]; nan for a learner that has diverged
-    "Share of hidden units whose mean |activation| is at most `threshold` times their layer's mean (Sokar et al. 2023)."
+    """Share of hidden units whose mean |activation| is at most `threshold` times
+    their layer's mean (Sokar et al. 2023)."""
     sizes = [h.abs().movedim(2, 1).flatten(2).mean(2) for h in hidden]
     dormant = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
     return _finite_only(torch.cat(dormant, 1).float().mean(1), hidden)
 
 # %% ../nbs/09_metrics.ipynb #3d83d903
 def singular_values(features:Tensor, # [K, N, F]
-                   )->Tensor: # [K, F], float64, descending; nan where features are not finite
-    "Singular values of each learner's feature matrix, exact to about 1e-8 of the largest."
+                   )->Tensor: # [K, F] float64, descending; nan if features are not finite
+    "Singular values of each learner's features, exact to about 1e-8 of the largest."
     finite = features.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     f = torch.where(finite, features, 0).double()
     values = torch.linalg.eigvalsh(f.mT @ f).clamp(min=0).sqrt().flip(-1)
     return torch.where(finite[:, 0], values, torch.nan)
 
+# %% ../nbs/09_metrics.ipynb #5762ea46
 def srank(singular:Tensor, # [K, F], descending
           delta:float=.01, # share of the sum that is left out
          )->Tensor: # [K]
-    "The fewest singular values that carry 1 - `delta` of their sum; 0 if all are 0 (A. Kumar et al. 2021)."
+    """The fewest singular values that carry 1 - `delta` of their sum; 0 if all are 0
+    (A. Kumar et al. 2021)."""
     total = singular.cumsum(1)
     count = (total < (1 - delta) * total[:, -1:]).sum(1) + 1.
-    return torch.where(total[:, -1] == 0, 0, count).where(total[:, -1].isfinite(), torch.nan)
+    return torch.where(total[:, -1] == 0, 0, count
+                      ).where(total[:, -1].isfinite(), torch.nan)
 
+# %% ../nbs/09_metrics.ipynb #b55e2a20
 def stable_rank(singular:Tensor)->Tensor: # [K, F], descending -> [K]
-    "The sum of the squared singular values, over the largest; 0 if all are 0 (Rudelson and Vershynin 2007)."
+    """The sum of the squared singular values, over the largest; 0 if all are 0
+    (Rudelson and Vershynin 2007)."""
     square = singular.square()
     return torch.where(square[:, 0] == 0, 0, square.sum(1) / square[:, 0])
 
+# %% ../nbs/09_metrics.ipynb #169737e4
 def effective_rank(singular:Tensor)->Tensor: # [K, F] -> [K]
-    "Exponential of the entropy of the normalized singular values; 0 if all are 0 (Roy and Vetterli 2007)."
+    """Exponential of the entropy of the normalized singular values; 0 if all are 0
+    (Roy and Vetterli 2007)."""
     total = singular.sum(1, keepdim=True)
     p = singular / total
     return torch.where(total[:, 0] == 0, 0, torch.special.entr(p).sum(1).exp())

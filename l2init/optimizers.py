@@ -18,6 +18,7 @@ from .networks import in_a_loop
 # %% ../nbs/06_optimizers.ipynb #2cc7fef0
 optimizers = Registry("optimizer")
 
+# %% ../nbs/06_optimizers.ipynb #f4d45de0
 def optimizer(name:str, # one of `optimizers`
               **options, # the optimizer's options
              ):
@@ -32,46 +33,67 @@ class Optimizer(Options):
              )->dict:
         "The tensors that it remembers between steps."
         raise NotImplementedError
+
     def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
         "One step, in place."
         raise NotImplementedError
+
     def loop(self, state:dict)->tuple|None:
-        "The one of `l2init.internals.kernels` that is the same step on a CPU, by name, and the numbers that it ends with; None if there is none."
+        """The one of `l2init.internals.kernels` that is the same step on a CPU, by name, and the numbers that it
+        ends with; None if there is none."""
         return None
-    def fast_update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor, anchor:Tensor, strength:Tensor)->None: # anchor [K, P] or [K, 1]; strength [K, 1]
-        "`update` with the gradient strength · (theta - anchor) added to `grad`; in one pass over memory, if there is a `loop`."
+
+    def fast_update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor, # as for `update`
+                    anchor:Tensor, # [K, P] or [K, 1]
+                    strength:Tensor, # [K, 1]
+                   )->None:
+        """`update` with the gradient strength · (theta - anchor) added to `grad`; in one pass over memory, if there
+        is a `loop`."""
         if not self.loop(state): return self.update(theta, grad + strength * (theta - anchor), state, lr)
         self.run_loop("", (), theta, grad, state, lr, anchor, strength)
-    def run_loop(self, prefix:str, before:tuple, theta, grad, state, lr, anchor, strength): # prefix of the loop's name, and what it wants before theta
+
+    def run_loop(self, prefix:str, # of the loop's name
+                 before:tuple, # what the loop wants before theta
+                 theta, grad, state, lr, anchor, strength):
+        "`fast_update` by the `loop` whose name begins with `prefix`."
         name, *numbers = self.loop(state)
         in_a_loop(prefix + name, *before, theta, grad, *state.values(), anchor, strength, lr, *numbers)
 
+# %% ../nbs/06_optimizers.ipynb #20b728f5
 @optimizers.register("sgd")
 class SGD(Optimizer):
     "Stochastic gradient descent, plain."
     def state(self, theta:Tensor, per_weight:bool=False)->dict: # [K, P]
         "Nothing."
         return {}
-    def update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor)->None: # [K, P] twice; lr [K, 1]
+
+    def update(self, theta:Tensor, grad:Tensor, # [K, P] twice
+               state:dict, lr:Tensor, # [K, 1]
+              )->None:
         "One step, in place."
         theta.sub_(lr * grad)
-    def loop(self, state): return "sgd",
+
+    def loop(self, state):
+        "The loop `sgd`, which needs no numbers."
+        return "sgd",
 
 # %% ../nbs/06_optimizers.ipynb #1c3d2284
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+# %% ../nbs/06_optimizers.ipynb #2095e5e1
 @optimizers.register("adam")
 class Adam(Optimizer):
     "Adam (Kingma and Ba 2015) with PyTorch's defaults."
     beta1: Decay = .9 # decay of the mean of gradients
     beta2: Decay = .999 # decay of the mean of their squares
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    correction: Literal["both", "lost"] = "both" # lost: θ ← θ - α (1 - β2^t) m / (√v + ε) [code, for continual backprop]
+    correction: Literal["both", "lost"] = "both" # lost: θ -= α (1 - β2^t) m / (√v + ε) [code, for continual backprop]
 
     def state(self, theta:Tensor, # [K, P]
               per_weight:bool=False, # corrections for each weight, so that a method can reset those of single weights
              )->dict:
-        "The running means of the gradient, `m`, and of its square, `v` [K, P], and of the number 1 with the same decays, `m1` and `v1` [K, 1 or P]."
+        """The running means of the gradient, `m`, and of its square, `v` [K, P], and of the number 1 with the same
+        decays, `m1` and `v1` [K, 1 or P]."""
         zeros, one = torch.zeros_like, theta if per_weight else theta[:, :1]
         return dict(m=zeros(theta), v=zeros(theta), m1=zeros(one), v1=zeros(one))
 
@@ -86,4 +108,5 @@ class Adam(Optimizer):
         else: theta.sub_((m * (lr * v1)).div_(v.sqrt().add_(self.eps)))
 
     def loop(self, state):
+        "The loop `adam`, with the decays, ε, and whether the correction is lost."
         return "adam", self.beta1, self.beta2, self.eps, self.correction == "lost"

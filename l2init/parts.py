@@ -45,8 +45,8 @@ class Stack:
     @cached_property
     def mask(self)->Tensor|None: # [P]
         "1 where penalties apply: everywhere but on normalization layers; None without such."
-        norm = self.network.is_norm(self.theta.device)
-        return (~norm).to(self.theta.dtype) if norm.any() else None
+        if not any(layer.kind == "norm" for layer in self.network.layers): return None
+        return (~self.network.is_norm(self.theta.device)).to(self.theta.dtype)
 
     @property
     def in_loops(self)->bool:

@@ -22,27 +22,44 @@ from .results import configuration_columns, label, per_learner, run_columns, sum
 from .streams import streams
 
 # %% ../nbs/14_plots.ipynb #d02cb9b3
-STYLE = {**sns.axes_style("whitegrid"), "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-         "figure.dpi": 110, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": .5}
+STYLE = {**sns.axes_style("whitegrid"), "axes.titlesize": 9, "axes.labelsize": 9,
+         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+         "figure.dpi": 110, "savefig.dpi": 110,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": .5}
 
-AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)", end_accuracy="accuracy at task end", weight_magnitude="mean |θ|", distance_from_init="mean |θ − θ₀|",
-            gradient_norm="gradient norm", dead_share="dead units (share)", dormant_share="dormant units (share)", srank="srank (of features)", effective_rank="effective rank", stable_rank="stable rank",
-            fresh_accuracy="online accuracy, fresh network", plasticity_lost="plasticity lost\n(fresh − continual)", next_accuracy="accuracy one task later", final_accuracy="accuracy at the end")
+# %% ../nbs/14_plots.ipynb #29ba6c1b
+AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)",
+            end_accuracy="accuracy at task end", weight_magnitude="mean |θ|",
+            distance_from_init="mean |θ − θ₀|", gradient_norm="gradient norm",
+            dead_share="dead units (share)", dormant_share="dormant units (share)",
+            srank="srank (of features)", effective_rank="effective rank",
+            stable_rank="stable rank", fresh_accuracy="online accuracy, fresh network",
+            plasticity_lost="plasticity lost\n(fresh − continual)",
+            next_accuracy="accuracy one task later", final_accuracy="accuracy at the end")
 
-COLORS = dict(plain=(.4, .4, .4), **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init", "l2_init_resampled"], sns.color_palette("colorblind"))),
-              shrink_perturb=(.34, .71, .91), continual_backprop=(.83, .70, .0), redo=(.33, .15, .60), ewc=(.0, .40, .40), l2_init_ewc=(.55, .05, .25))
+# %% ../nbs/14_plots.ipynb #549d60da
+COLORS = dict(plain=(.4, .4, .4),
+              **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init",
+                          "l2_init_resampled"], sns.color_palette("colorblind"))),
+              shrink_perturb=(.34, .71, .91), continual_backprop=(.83, .70, .0),
+              redo=(.33, .15, .60), ewc=(.0, .40, .40), l2_init_ewc=(.55, .05, .25))
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*"]
 
 def method_color(method:str)->tuple:
-    "The colour of a method, the same in every figure; one that has none of its own gets one by its place in the registry."
-    return COLORS.get(method) or sns.color_palette("dark")[list(methods).index(method) % 10]
+    """The colour of a method, the same in every figure; one that has none of its own gets
+    one by its place in the registry."""
+    return (COLORS.get(method)
+            or sns.color_palette("dark")[list(methods).index(method) % 10])
 
+# %% ../nbs/14_plots.ipynb #4ed0f556
 def palette(frame:pd.DataFrame)->dict: # label -> colour
     "A colour for each configuration: the method's own, lighter for each further one."
     out = {}
     for method, g in frame.assign(label=label(frame)).groupby("method", sort=False):
         names = list(g.label.unique())
-        out |= dict(zip(names, sns.light_palette(method_color(method), len(names) + 2)[:1:-1] if len(names) > 1 else [method_color(method)]))
+        out |= dict(zip(
+            names, sns.light_palette(method_color(method), len(names) + 2)[:1:-1]
+                   if len(names) > 1 else [method_color(method)]))
     return out
 
 # %% ../nbs/14_plots.ipynb #025e8629
@@ -52,10 +69,12 @@ STAND_INS = dict(synthetic="synthetic", photo_patches="photo patches")
 def stream_title(stream:str, # one of `l2init.streams.streams`
                  dataset:str, # the name of its data set
                 )->str:
-    "What figures and tables call a stream on a data set: its title, and which stand-in if the data set is one."
+    """What figures and tables call a stream on a data set: its title, and which stand-in
+    if the data set is one."""
     stands_in = next((kind for word, kind in STAND_INS.items() if word in dataset), "")
     return streams[stream].title + (f" ({stands_in})" if stands_in else "")
 
+# %% ../nbs/14_plots.ipynb #eb3ffd23
 def stream_titles(frame:pd.DataFrame)->pd.Series: # with the columns stream and dataset
     "`stream_title` of each row."
     return pd.Series([stream_title(*pair) for pair in zip(frame.stream, frame.dataset)], frame.index)
@@ -65,52 +84,69 @@ def _ordered(frame):
     "With its label, in the order of the methods' registry, and with streams named for figures."
     order = frame.method.map(list(methods).index)
     details = [c for c in run_columns(frame) if c not in ("stream", "method")]
-    named = lambda column: column if pd.api.types.is_string_dtype(column) else f"{column.name.replace('_', ' ')} " + column.astype(str) # a number alone says nothing
+    # a number alone says nothing
+    named = lambda column: (column if pd.api.types.is_string_dtype(column)
+                            else f"{column.name.replace('_', ' ')} " + column.astype(str))
     panel = stream_titles(frame) + ": " + frame[details].apply(named).agg(", ".join, axis=1)
     return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
 
+# %% ../nbs/14_plots.ipynb #c4b31a4e
 def _legend_columns(names, width): # as many as fit below a figure of `width` inches
     return max(1, min(4, len(names), int(width / (.06 * max(map(len, names)) + .35))))
 
+# %% ../nbs/14_plots.ipynb #d810eaa2
 def _legend(fig, axes, columns): # of everything that has a name in one of the panels, below them
     found = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels())}
     names = sorted(found, key=CHANCE["label"].__eq__) # the majority share comes last
-    if names: fig.legend([found[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False)
+    if names:
+        fig.legend([found[n] for n in names], names, loc="outside lower center",
+                   ncols=columns, frameon=False)
 
+# %% ../nbs/14_plots.ipynb #21ef0365
 def _title(panel, frame, width): # in lines of at most `width` characters, so that neighbours do not touch
-    return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}", width).replace("\xa0", " ")
+    return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}",
+                width).replace("\xa0", " ")
 
 # %% ../nbs/14_plots.ipynb #41daef77
 ACCURACIES = [metric for metric in AXES if metric.endswith("accuracy")]
 CHANCE = dict(color="black", ls=":", lw=1, label="majority share", zorder=3)
-LEAST = 1 / 3 # of a panel's height that curves keep when the majority share is drawn below them
+# of a panel's height that curves keep when the majority share is drawn below them
+LEAST = 1 / 3
 
 def draw_majority_share(ax:Axes, # has drawn an accuracy
                         frame:pd.DataFrame, # what is drawn: a row per learner and task
-                        how:str="level", # or "upright", where accuracy is on the x axis, or "over tasks", where the task is
+                        # by the x axis: of accuracy "upright", of tasks "over tasks"
+                        how:str="level",
                        )->None:
-    """A thin dotted line at the mean majority share: of each task, or of the tasks that count. A note if it is far below;
-    nothing if the table does not have it."""
+    """A thin dotted line at the mean majority share: of each task, or of the tasks that
+    count. A note if it is far below; nothing if the table does not have it."""
     if "majority_share" not in frame or frame.majority_share.isna().all(): return
-    by_task, total = frame.groupby("task").majority_share.mean(), frame.majority_share[frame.counts].mean()
+    by_task, total = (frame.groupby("task").majority_share.mean(),
+                      frame.majority_share[frame.counts].mean())
     low, high = ax.get_ylim()
     if how != "upright" and high - low < LEAST * (high - by_task.min()):
         ax.set_ylim(low - .12 * (high - low), high)
-        ax.text(.02, .03, f"majority share {total:.2f} ↓", transform=ax.transAxes, size=STYLE["legend.fontsize"])
+        ax.text(.02, .03, f"majority share {total:.2f} ↓", transform=ax.transAxes,
+                size=STYLE["legend.fontsize"])
     elif how == "over tasks": ax.plot(by_task.index, by_task, **CHANCE)
     elif how == "upright": ax.axvline(total, **CHANCE)
     else: ax.axhline(total, **CHANCE)
 
+# %% ../nbs/14_plots.ipynb #ac1028fd
 def with_chance(frame:pd.DataFrame, # as from `l2init.results.load`
-               )->pd.DataFrame: # `summary(frame)` with the columns majority_share and mark
-    "The summary with the mean majority share of the tasks that count; `mark` is † where accuracy is below it."
-    if "majority_share" not in frame: return summary(frame).assign(majority_share=float("nan"), mark="")
+               )->pd.DataFrame: # `summary(frame)` with majority_share and mark
+    """The summary with the mean majority share of the tasks that count; `mark` is † where
+    accuracy is below it."""
+    if "majority_share" not in frame:
+        return summary(frame).assign(majority_share=float("nan"), mark="")
     keys, shares = configuration_columns(frame), per_learner(frame, "majority_share")
-    table = summary(frame).assign(majority_share=shares.groupby(keys, dropna=False, sort=False).value.mean().to_numpy())
-    return table.assign(mark=(table.online_accuracy < table.majority_share).map({True: "†", False: ""}))
+    table = summary(frame).assign(majority_share=shares.groupby(
+        keys, dropna=False, sort=False).value.mean().to_numpy())
+    return table.assign(mark=(table.online_accuracy < table.majority_share)
+                             .map({True: "†", False: ""}))
 
 # %% ../nbs/14_plots.ipynb #1bf973b5
-def _curves(frame, panels, metric_of):
+def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to draw and their metric
     frame = _ordered(frame).assign(task=lambda f: f.task + 1)
     colors = palette(frame)
     names, markers = list(colors), [MARKERS[i % len(MARKERS)] for i in range(len(colors))]
@@ -119,12 +155,16 @@ def _curves(frame, panels, metric_of):
         width = max(5, 4.2 * columns)
         legend = _legend_columns(names, width)
         below = max(0, -(-(len(names) + 1) // legend) - 2) # rows of a legend that has more than the usual two
-        fig, axes = plt.subplots(rows, columns, figsize=(width, .5 + 2.4 * rows + .18 * below), layout="constrained", squeeze=False)
+        fig, axes = plt.subplots(rows, columns, figsize=(width, .5 + 2.4 * rows + .18 * below),
+                                 layout="constrained", squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for i, (ax, panel) in enumerate(zip(axes.flat, panels)):
             part, metric = metric_of(frame, panel)
-            sns.lineplot(part, x="task", y=metric, ax=ax, legend=i == 0, errorbar=("ci", 95), seed=0, n_boot=500, hue="label", hue_order=names,
-                         palette=colors, style="label", style_order=names, markers=markers, dashes=False, markersize=5, markevery=-(-part.task.nunique() // 10))
+            sns.lineplot(part, x="task", y=metric, ax=ax, legend=i == 0,
+                         errorbar=("ci", 95), seed=0, n_boot=500,
+                         hue="label", hue_order=names, palette=colors,
+                         style="label", style_order=names, markers=markers, dashes=False,
+                         markersize=5, markevery=-(-part.task.nunique() // 10))
             if metric in ACCURACIES: draw_majority_share(ax, part, "over tasks")
             ax.set(xlabel="task", ylabel=AXES.get(metric, metric))
             ax.xaxis.get_major_locator().set_params(integer=True)
@@ -132,44 +172,61 @@ def _curves(frame, panels, metric_of):
         _legend(fig, axes.flat, legend)
     return fig, axes.flat
 
+# %% ../nbs/14_plots.ipynb #4f70fb89
 def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
                     metric:str="online_accuracy", # a column of it
                    )->Figure:
-    "`metric` over tasks, a panel for each stream and optimizer, a line for each configuration."
-    if metric not in frame: raise unknown("metric", metric, [c for c in frame if c in AXES])
+    """`metric` over tasks, a panel for each stream and optimizer, a line for each
+    configuration."""
+    if metric not in frame:
+        raise unknown("metric", metric, [c for c in frame if c in AXES])
     panels = list(_ordered(frame).panel.unique())
     fig, axes = _curves(frame, panels, lambda f, panel: (f[f.panel == panel], metric))
-    for ax, panel in zip(axes, panels): ax.set_title(_title(panel, frame, 52), size=STYLE["axes.titlesize"])
+    for ax, panel in zip(axes, panels):
+        ax.set_title(_title(panel, frame, 52), size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/14_plots.ipynb #9859185c
 def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
-                 probes:list[str]=("end_accuracy", "distance_from_init", "dead_share", "srank"), # columns of `frame`; those that it does not have are left out
+                 # columns of `frame`; those that it does not have are left out
+                 probes:list[str]=("end_accuracy", "distance_from_init", "dead_share",
+                                   "srank"),
                 )->Figure:
     "Probes over tasks, a panel each, a line for each configuration."
-    if not (shown := [p for p in probes if p in frame]): raise InputError(f"The table has none of the probes {list(probes)}.")
+    if not (shown := [p for p in probes if p in frame]):
+        raise InputError(f"The table has none of the probes {list(probes)}.")
     fig, axes = _curves(frame, shown, lambda f, probe: (f, probe))
-    fig.suptitle(_title(_ordered(frame).panel.iloc[0], frame, 120), size=STYLE["axes.titlesize"])
+    fig.suptitle(_title(_ordered(frame).panel.iloc[0], frame, 120),
+                 size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/14_plots.ipynb #48ae9493
 def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
               )->Figure:
-    "Bars of total average online accuracy with 95 % intervals, a panel for each stream and optimizer."
+    """Bars of total average online accuracy with 95 % intervals, a panel for each stream
+    and optimizer."""
     drawn, table = _ordered(frame), _ordered(summary(frame))
     colors = palette(drawn)
     panels = list(table.panel.unique())
     columns, rows = (len(panels), 1) if len(panels) < 3 else (3, -(-len(panels) // 3))
     narrow = columns == 3
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, columns, figsize=((2.8 if narrow else 4.2) * columns + .8, .3 + rows * (.8 + (.24 if narrow else .32) * len(colors))), layout="constrained", sharey=True, squeeze=False)
+        fig, axes = plt.subplots(
+            rows, columns,
+            figsize=((2.8 if narrow else 4.2) * columns + .8,
+                     .3 + rows * (.8 + (.24 if narrow else .32) * len(colors))),
+            layout="constrained", sharey=True, squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             t = table[table.panel == panel].iloc[::-1]
             ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
-            ax.errorbar(t.online_accuracy, t.label, xerr=[(t.online_accuracy - t.ci_low).clip(0), (t.ci_high - t.online_accuracy).clip(0)], fmt="none", color="black", capsize=2, lw=1)
+            ax.errorbar(t.online_accuracy, t.label,
+                        xerr=[(t.online_accuracy - t.ci_low).clip(0),
+                              (t.ci_high - t.online_accuracy).clip(0)],
+                        fmt="none", color="black", capsize=2, lw=1)
             draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
-            ax.set(xlabel="total average online accuracy", title=_title(panel, frame, 36 if narrow else 60), xlim=(0, 1))
+            ax.set(xlabel="total average online accuracy",
+                   title=_title(panel, frame, 36 if narrow else 60), xlim=(0, 1))
             ax.grid(axis="y", visible=False)
         _legend(fig, axes.flat, 1)
     return fig
@@ -178,20 +235,29 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
 def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                 x:str="strength", # the hyper-parameter to look at; others should not vary within a method
                )->Figure:
-    "Total average online accuracy against a hyper-parameter with 95 % intervals, a panel for each stream, a line for each method; methods that do not have it are level lines."
+    """Total average online accuracy against a hyper-parameter with 95 % intervals, a panel for
+    each stream, a line for each method; methods that do not have it are level lines."""
     if x not in frame: raise unknown("hyper-parameter", x, frame.columns)
     drawn, values = _ordered(frame), _ordered(per_learner(frame))
-    panels, titles = list(values.panel.unique()), {m: methods[m].title for m in values.method.unique()}
+    panels, titles = (list(values.panel.unique()),
+                      {m: methods[m].title for m in values.method.unique()})
     with plt.rc_context(STYLE):
         columns, rows = min(3, len(panels)), -(-len(panels) // 3)
-        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3.2 * columns), .6 + 2.3 * rows), layout="constrained", squeeze=False, sharey=True)
+        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3.2 * columns), .6 + 2.3 * rows),
+                                 layout="constrained", squeeze=False, sharey=True)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             for (method, title), marker in zip(titles.items(), MARKERS):
-                part, color = values[(values.panel == panel) & (values.method == method)], method_color(method)
-                if part[x].notna().any(): sns.lineplot(part, x=x, y="value", ax=ax, color=color, marker=marker, markersize=5, errorbar=("ci", 95), seed=0, n_boot=500, label=title, legend=False)
-                elif len(part): ax.axhline(part.value.mean(), color=color, ls="--", lw=1.2, label=title)
-            ax.set(xscale="log", xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x), ylabel="total average\nonline accuracy", title=_title(panel, frame, 40))
+                part, color = (values[(values.panel == panel) & (values.method == method)],
+                               method_color(method))
+                if part[x].notna().any():
+                    sns.lineplot(part, x=x, y="value", ax=ax, color=color, marker=marker, markersize=5,
+                                 errorbar=("ci", 95), seed=0, n_boot=500, label=title, legend=False)
+                elif len(part):
+                    ax.axhline(part.value.mean(), color=color, ls="--", lw=1.2, label=title)
+            ax.set(xscale="log",
+                   xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x),
+                   ylabel="total average\nonline accuracy", title=_title(panel, frame, 40))
         for ax, panel in zip(axes.flat, panels): draw_majority_share(ax, drawn[drawn.panel == panel])
         _legend(fig, axes.flat, min(4, len(titles) + 1))
     return fig
@@ -204,12 +270,15 @@ def means(frame:pd.DataFrame, # as from `l2init.results.load`
     named = frame.assign(label=label(frame), task=frame.task + 1)
     return named.pivot_table(index="task", columns=["stream", "label"], values=metric)
 
+# %% ../nbs/14_plots.ipynb #ccd4780a
 def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label
     "What `comparison` draws: total average online accuracy."
     values = per_learner(frame)
     return values.assign(label=label(values)).groupby(["stream", "label"]).value.mean()
 
 # %% ../nbs/14_plots.ipynb #8fbd5080
-def save(fig:Figure, path)->None:
-    "Write `fig` as PNG."
+def save(fig:Figure, # as the functions above return it
+         path, # of the file
+        )->None:
+    "Write `fig` as PNG, in the style of all figures."
     with plt.rc_context(STYLE): fig.savefig(path)

@@ -30,9 +30,10 @@ class Strength(Options):
     "The hyper-parameter that every penalty has."
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] # λ
 
+# %% ../nbs/04_regularizers.ipynb #3b0c13da
 class StrengthAndDelta(Strength):
     "The hyper-parameters of the Huber penalty."
-    delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1. # where it turns from square to linear
+    delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1. # where it turns linear
 
 # %% ../nbs/04_regularizers.ipynb #ad77b415
 class Penalty(Part):
@@ -60,6 +61,7 @@ class L2Penalty(Penalty):
     formula = "½ λ ‖θ‖²"
     tried = dict(strength=[1e-2, 1e-3, 1e-4, 1e-5])
 
+# %% ../nbs/04_regularizers.ipynb #fd4045b5
 @penalties.register("l2_init")
 class L2InitPenalty(Penalty):
     "½λ‖θ − θ0‖²."
@@ -73,20 +75,25 @@ class L1InitPenalty(Penalty):
     "λ‖θ − θ0‖₁."
     title, source = "L1 Init", "Kumar et al. 2023"
     formula = "λ ‖θ − θ₀‖₁"
-    tried = dict(strength=[1e-2, 1e-3, 1e-4, 1e-5])
     value, slope = staticmethod(torch.abs), staticmethod(torch.sign)
 
+# %% ../nbs/04_regularizers.ipynb #d7bca1fa
 @penalties.register("huber_init")
 class HuberInitPenalty(Penalty):
     "λ Σ h(θ − θ0), h square up to `delta` and linear beyond."
     title, source = "Huber Init", "Kumar et al. 2023, authors' code"
     formula = "λ Σ h(θ − θ₀), h square up to δ and linear beyond"
     hyper = StrengthAndDelta
+
     @staticmethod
     def value(d, delta):
-        return torch.where(d.abs() <= delta, d.square() / 2, delta * (d.abs() - delta / 2))
+        "h, elementwise."
+        return torch.where(d.abs() <= delta, d.square() / 2,
+                           delta * (d.abs() - delta / 2))
+
     @staticmethod
     def slope(d, delta):
+        "The derivative of h, elementwise: d, cut off at ±`delta`."
         delta = torch.as_tensor(delta)
         return torch.minimum(torch.maximum(d, -delta), delta)
 
@@ -97,7 +104,6 @@ class ResampledPenalty(Penalty):
     title, source = "L2 Init, resampled", "Kumar et al. 2023"
     formula = "½ λ ‖θ − φ‖², φ drawn anew at each step"
     anchor, elementwise = "resampled", False
-    tried = dict(strength=[1e-2, 1e-3, 1e-4, 1e-5])
 
 # %% ../nbs/04_regularizers.ipynb #5e46b60f
 @patch(cls_method=True)
@@ -112,6 +118,7 @@ def stacked_value(cls:Penalty,
     h = cls.value(theta - anchor, **hyper)
     return (strength * (h if mask is None else h * mask)).sum(1)
 
+# %% ../nbs/04_regularizers.ipynb #5bd5c991
 @patch(cls_method=True)
 def stacked_gradient(cls:Penalty,
                      theta:Tensor, anchor:Tensor|float, strength:Tensor,
@@ -128,8 +135,10 @@ def anchor_at(self:Penalty, step:int|Tensor)->Tensor|float:
     if self.anchor == "init": return self.stack.theta0
     return self.stack.network.draw("anchor", self.stack.seeds, step).to(self.stack.theta)
 
+# %% ../nbs/04_regularizers.ipynb #7410c614
 @patch
 def gradient(self:Penalty, theta, grad, step):
+    "Add the penalty's gradient, [K, P], to that of the loss."
     further = {n: v for n, v in self.values.items() if n != "strength"}
     pull = self.stacked_gradient(theta, self.anchor_at(step), self.values["strength"],
                                  self.stack.mask, **further)
@@ -137,7 +146,8 @@ def gradient(self:Penalty, theta, grad, step):
 
 # %% ../nbs/04_regularizers.ipynb #3e07d793
 @patch
-def in_loop(self:Penalty): # an optimizer takes it along in its own pass
+def in_loop(self:Penalty):
+    "What an optimizer needs to take the pull along in its own pass; nothing if it can't."
     simple = self.slope is Penalty.slope and self.stack.mask is None
     if not simple or self.anchor == "resampled": return {}
     strength = self.values["strength"]
@@ -146,35 +156,46 @@ def in_loop(self:Penalty): # an optimizer takes it along in its own pass
 
 # %% ../nbs/04_regularizers.ipynb #55a25876
 def is_norm(module:nn.Module)->bool:
-    "Is it a normalization layer: one of PyTorch's, or one whose class is named like them (LlamaRMSNorm, …)?"
-    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)): return True
+    """Is it a normalization layer: one of PyTorch's, or one whose class is named like
+    them (LlamaRMSNorm, …)?"""
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)):
+        return True
     name = type(module).__name__
     if re.search(r"Norm(\dd)?$", name): return True
     inside = re.search("(Layer|RMS|Batch|Group|Instance)Norm", name)
-    return bool(inside) and not list(module.children()) and all(p.dim() < 2 for p in module.parameters())
+    return (bool(inside) and not list(module.children())
+            and all(p.dim() < 2 for p in module.parameters()))
 
 # %% ../nbs/04_regularizers.ipynb #76f53e18
 def norm_parameters(model:nn.Module)->set[str]:
-    "The names of the parameters of normalization layers, which regularizers leave out unless `skip` says otherwise."
+    """The names of the parameters of normalization layers, which regularizers leave out
+    unless `skip` says otherwise."""
     norms = [(name, m) for name, m in model.named_modules() if is_norm(m)]
-    return {f"{name}.{p}".lstrip(".") for name, m in norms for p, _ in m.named_parameters(recurse=False)}
+    return {f"{name}.{p}".lstrip(".")
+            for name, m in norms for p, _ in m.named_parameters(recurse=False)}
 
 # %% ../nbs/04_regularizers.ipynb #e3d0482a
 class Regularizer(nn.Module):
-    "A penalty on the distance of a model's parameters from their anchors: what all the family has in common."
+    """A penalty on the distance of a model's parameters from their anchors: what all the
+    family has in common."""
     penalty: ClassVar[str] # one of `penalties`
     _agreed = False # do the ranks of torch.distributed have the same anchors?
+
     def __init__(self,
                  model:nn.Module, # its parameters now are the anchors; it is not owned
                  strength:float, # λ
-                 skip:Callable[[str, nn.Parameter], bool]|None=None, # whom to leave out; default: normalization layers
-                 sync:bool=True, # do all ranks of torch.distributed have the same parameters, and so rank 0's anchors?
+                 # whom to leave out; default: normalization layers
+                 skip:Callable[[str, nn.Parameter], bool]|None=None,
+                 # do all ranks of torch.distributed have the same parameters, and so rank 0's anchors?
+                 sync:bool=True,
                  **hyper, # further hyper-parameters of the penalty
                 ):
         super().__init__()
         self.rule = penalties[self.penalty]
-        self.hyper = checked(self.rule.hyper, type(self).__name__, dict(strength=strength, **hyper)).model_dump()
-        self._model, self.skip, self.sync = [model], skip, sync # in a list, so that it does not become a submodule
+        self.hyper = checked(self.rule.hyper, type(self).__name__,
+                             dict(strength=strength, **hyper)).model_dump()
+        # in a list, so that it does not become a submodule
+        self._model, self.skip, self.sync = [model], skip, sync
         self.anchors = nn.Module()
         for name, p in self._chosen(): self.anchors.register_buffer(_buffer(name), _values(name, p))
         if not list(self.anchors.buffers()):
@@ -184,7 +205,8 @@ class Regularizer(nn.Module):
 @patch
 def _chosen(self:Regularizer): # the parameters that are not skipped, with their names
     model, norms = self._model[0], norm_parameters(self._model[0]) if self.skip is None else ()
-    return [(n, p) for n, p in model.named_parameters() if not (self.skip(n, p) if self.skip else n in norms)]
+    return [(n, p) for n, p in model.named_parameters()
+            if not (self.skip(n, p) if self.skip else n in norms)]
 
 # %% ../nbs/04_regularizers.ipynb #e3a2ca03
 def _buffer(name): return name.replace(".", "/") # a buffer's name may not hold a dot
@@ -200,12 +222,16 @@ def _values(name, p): # a copy
 class L2(Regularizer):
     "½λ‖θ‖²: pulls toward zero."
     penalty = "l2"
+
 class L2Init(Regularizer):
-    "½λ‖θ − θ0‖²: pulls toward the initial values (Kumar et al. 2023; their printed formula has no ½)."
+    """½λ‖θ − θ0‖²: pulls toward the initial values (Kumar et al. 2023; their printed
+    formula has no ½)."""
     penalty = "l2_init"
+
 class L1Init(Regularizer):
     "λ‖θ − θ0‖₁: pulls toward the initial values with a constant force."
     penalty = "l1_init"
+
 class HuberInit(Regularizer):
     "λ Σ h(θ − θ0) with h square up to `delta` and linear beyond."
     penalty = "huber_init"
@@ -272,50 +298,62 @@ def _agree(self:Regularizer, chosen): # under torch.distributed: once, take the 
 
 # %% ../nbs/04_regularizers.ipynb #38528f06
 @patch
-def _given(self:Regularizer, own, parameters): # each name with the tensor that was given in place of the model's own
+def _given(self:Regularizer, own, parameters):
+    "Each name with the tensor that was given in place of the model's own."
     if parameters is None:
-        if torch._C._are_functorch_transforms_active() and any(isinstance(p, nn.Parameter) for _, p in own):
+        if (torch._C._are_functorch_transforms_active()
+                and any(isinstance(p, nn.Parameter) for _, p in own)):
             raise InputError("Inside a transformation of torch.func the regularizer needs the parameters: "
                              "reg(parameters), a dictionary by name.")
         return own
     model = self._model[0]
-    known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    known = (dict(model.named_parameters(remove_duplicate=False))
+             | dict(model.named_buffers(remove_duplicate=False)))
     for name in parameters:
         if name not in known: raise unknown("parameter", name, known)
-    instead = {id(known[name]): t for name, t in parameters.items()} # a tied parameter may be given by any of its names
+    # a tied parameter may be given by any of its names
+    instead = {id(known[name]): t for name, t in parameters.items()}
     return [(name, instead.get(id(p), p)) for name, p in own]
 
 # %% ../nbs/04_regularizers.ipynb #b9bc104f
 @patch
 def pairs(self:Regularizer,
-          parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own, as for `functional_call`
+          # by name, in place of the model's own, as for `functional_call`
+          parameters:dict[str, Tensor]|None=None,
          )->list[tuple[Tensor, Tensor]]:
-    "The parameters that take a penalty now, each with its anchor. Raises `InputError` if the anchors are not theirs."
+    """The parameters that take a penalty now, each with its anchor. Raises `InputError`
+    if the anchors are not theirs."""
     own = self._chosen()
     given = self._given(own, parameters)
     self._check(given)
     self._agree(own)
-    return [(p, self.anchors.get_buffer(_buffer(name))) for (name, p), (_, o) in zip(given, own) if not _is_frozen(o)]
+    return [(p, self.anchors.get_buffer(_buffer(name)))
+            for (name, p), (_, o) in zip(given, own) if not _is_frozen(o)]
 
 # %% ../nbs/04_regularizers.ipynb #f533a510
 @patch
-def _split(self:Regularizer): return self.hyper["strength"], {n: v for n, v in self.hyper.items() if n != "strength"}
+def _split(self:Regularizer): # the strength, and the other hyper-parameters by name
+    return self.hyper["strength"], {n: v for n, v in self.hyper.items() if n != "strength"}
 
 # %% ../nbs/04_regularizers.ipynb #4fade916
 @patch
-def forward(self:Regularizer, parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own
+def forward(self:Regularizer,
+            parameters:dict[str, Tensor]|None=None, # by name, in place of the model's own
            )->Tensor: # a scalar
     "The penalty, to be added to the loss."
     strength, hyper = self._split()
-    terms = [self.rule.value(self._difference(p, a), **hyper).sum() for p, a in self.pairs(parameters)]
-    return strength * torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else torch.zeros(())
+    terms = [self.rule.value(self._difference(p, a), **hyper).sum()
+             for p, a in self.pairs(parameters)]
+    return (strength * torch.stack([t.to(terms[0].device) for t in terms]).sum()
+            if terms else torch.zeros(()))
 
 # %% ../nbs/04_regularizers.ipynb #3bb48bb7
 class _Pull:
     "The handle of `attach`: pulls once in each step of the optimizer, until `remove()`."
     def __init__(self, regularizer, optimizer):
         self.regularizer, self.done = regularizer, False
-        self.hooks = optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)
+        self.hooks = (optimizer.register_step_pre_hook(self._before),
+                      optimizer.register_step_post_hook(self._after))
 
     def _before(self, optimizer, args, kwargs):
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -324,7 +362,8 @@ class _Pull:
             loss = closure()
             self._pull(optimizer)
             return loss
-        return ((args[0], then_pull, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | dict(closure=then_pull))
+        return (((args[0], then_pull, *args[2:]), kwargs) if len(args) > 1
+                else (args, kwargs | dict(closure=then_pull)))
 
     def _pull(self, optimizer):
         if not self.done: self.regularizer._pull(optimizer)
@@ -333,6 +372,7 @@ class _Pull:
     def _after(self, optimizer, args, kwargs): self.done = False
 
     def remove(self):
+        "No more pulls."
         for hook in self.hooks: hook.remove()
 
     def __enter__(self): return self
@@ -341,23 +381,28 @@ class _Pull:
 # %% ../nbs/04_regularizers.ipynb #bf07fb55
 @patch
 def attach(self:Regularizer, optimizer:torch.optim.Optimizer)->_Pull: # a handle
-    "Pull in each `optimizer.step()`, scaled by the learning rate alone. Returns a handle; `handle.remove()` ends it."
+    """Pull in each `optimizer.step()`, scaled by the learning rate alone. Returns a
+    handle; `handle.remove()` ends it."""
     optimizer = _with_hooks(optimizer)
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError("LBFGS learns the loss's curvature from how gradients change, which a pull would spoil. "
-                         "Add reg() to the loss.")
+        raise InputError("LBFGS learns the loss's curvature from how gradients change, "
+                         "which a pull would spoil. Add reg() to the loss.")
     if not _rates(optimizer, [p for _, p in self._chosen()]):
         raise InputError("The optimizer has none of the regularized parameters.")
-    pulls = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+    pulls = [getattr(hook, "__self__", None)
+             for hook in optimizer._optimizer_step_pre_hooks.values()]
     if any(isinstance(p, _Pull) and p.regularizer is self for p in pulls):
-        raise InputError("The regularizer is attached to this optimizer already and would pull twice. "
-                         "First take it off: handle.remove().")
+        raise InputError("The regularizer is attached to this optimizer already "
+                         "and would pull twice. First take it off: handle.remove().")
     return _Pull(self, optimizer)
 
 # %% ../nbs/04_regularizers.ipynb #fd0faa6c
-def _with_hooks(optimizer): # the optimizer itself, out of what Accelerate, Lightning and others wrap around it
-    while not getattr(getattr(type(optimizer), "step", None), "hooked", False): # PyTorch marks a step that calls hooks
-        inside = [getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer", "_base_optimizer")]
+def _with_hooks(optimizer):
+    "The optimizer itself, out of what Accelerate, Lightning and others wrap around it."
+    # PyTorch marks a step that calls hooks
+    while not getattr(getattr(type(optimizer), "step", None), "hooked", False):
+        inside = [getattr(optimizer, name, None)
+                  for name in ("optimizer", "base_optimizer", "_base_optimizer")]
         optimizer, outer = next((o for o in inside if o not in (None, optimizer)), None), optimizer
         if optimizer is None:
             raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside. "
@@ -380,7 +425,8 @@ def _pull(self:Regularizer, optimizer):
     strength, hyper = self._split()
     pairs = [(p, a) for p, a in self.pairs() if p.grad is not None]
     rates = _rates(optimizer, [p for p, _ in pairs])
-    skipped = getattr(optimizer, "found_inf", None) # a GradScaler tells a fused optimizer so that it skips this step
+    # a GradScaler tells a fused optimizer so that it skips this step
+    skipped = getattr(optimizer, "found_inf", None)
     go = 1. if skipped is None else 1. - skipped
     for p, a in pairs:
         if id(p) not in rates: continue
@@ -392,8 +438,9 @@ def _pull(self:Regularizer, optimizer):
 def reset_parameters(model:nn.Module)->None: # changed in place
     """Initialize every layer of `model` anew, as PyTorch's own layers do.
 
-    In the order of registration, and what is drawn already stays: what a module drew for those inside it, and a weight
-    that layers share. Raises `InputError` for a parameter that no layer draws (it is nan then)."""
+    In the order of registration, and what is drawn already stays: what a module drew for
+    those inside it, and a weight that layers share. Raises `InputError` for a parameter
+    that no layer draws (it is nan then)."""
     _forget(model.parameters())
     for m in model.modules():
         if not hasattr(m, "reset_parameters"): continue
@@ -401,8 +448,10 @@ def reset_parameters(model:nn.Module)->None: # changed in place
         m.reset_parameters()
         for p, values in drawn: p.copy_(values)
     for name, m in model.named_modules():
-        why = "does not draw" if hasattr(m, "reset_parameters") else "has no reset_parameters, so nothing draws"
-        for missed in [n for n, p in m.named_parameters(recurse=False) if p.isnan().any()]:
+        why = ("does not draw" if hasattr(m, "reset_parameters")
+               else "has no reset_parameters, so nothing draws")
+        for missed in [n for n, p in m.named_parameters(recurse=False)
+                       if p.isnan().any()]:
             raise InputError(f"Layer {name!r} ({type(m).__name__}) {why} its {missed!r}; "
                              "give draw=, a function that initializes the model.")
 
@@ -415,23 +464,30 @@ def _forget(parameters): # nan, but for integers
 def _no_doubt(model): # is it clear for each parameter which layer draws it?
     say, layers = lambda layer, m: f"{layer!r} ({type(m).__name__})", {}
     for layer, m in model.named_modules(remove_duplicate=False):
-        for name, p in m.named_parameters(recurse=False): layers.setdefault(id(p), []).append((layer, name, m))
+        for name, p in m.named_parameters(recurse=False):
+            layers.setdefault(id(p), []).append((layer, name, m))
     for (layer, name, m), *others in layers.values():
         for other, _, o in others:
             if type(o) is not type(m):
-                raise InputError(f"{name!r} of {say(layer, m)} is shared with {say(other, o)}, which draws it differently. "
+                raise InputError(f"{name!r} of {say(layer, m)} is shared with {say(other, o)}, "
+                                 "which draws it differently. "
                                  "Give draw=: reset_parameters if the first drew it, or a function of your own.")
 
 # %% ../nbs/04_regularizers.ipynb #87ba9f2c
 class L2InitResampled(Regularizer):
-    """½λ‖θ − φ‖² with φ drawn anew from the initial distribution at every call (Kumar et al. 2023).
+    """½λ‖θ − φ‖² with φ drawn anew from the initial distribution at every call (Kumar et
+    al. 2023).
 
-    The distribution is that of the layers' own `reset_parameters`; a model that was initialized in another way needs
-    `draw`. Leaves the global random state alone. Under torch.distributed all ranks have to call it equally often, as
-    they draw by the number of the call."""
+    The distribution is that of the layers' own `reset_parameters`; a model that was
+    initialized in another way needs `draw`. Leaves the global random state alone. Under
+    torch.distributed all ranks have to call it equally often, as they draw by the number
+    of the call."""
     penalty = "l2_init_resampled"
-    def __init__(self, model, strength, skip=None, seed:int=0, # of the draws
-                 draw:Callable[[nn.Module], None]|None=None, # initializes a model in place; default: `reset_parameters`
+
+    def __init__(self, model, strength, skip=None,
+                 seed:int=0, # of the draws
+                 # initializes a model in place; default: `reset_parameters`
+                 draw:Callable[[nn.Module], None]|None=None,
                  **hyper):
         super().__init__(model, strength, skip, **hyper)
         if draw is None: _no_doubt(model)
@@ -442,7 +498,8 @@ class L2InitResampled(Regularizer):
         fresh = self._redraw()
         for name, _ in self.anchors.named_buffers():
             if fresh[name].isnan().any():
-                raise InputError(f"draw does not draw parameter {_name(name)!r}. Draw it or leave it out with skip=.")
+                raise InputError(f"draw does not draw parameter {_name(name)!r}. "
+                                 "Draw it or leave it out with skip=.")
 
 # %% ../nbs/04_regularizers.ipynb #f9160878
 def _copy_of(model):
@@ -461,10 +518,13 @@ def _redraw(self:L2InitResampled): # buffer's name -> its next values
 
 # %% ../nbs/04_regularizers.ipynb #5aef49fe
 @patch
-def pairs(self:L2InitResampled, parameters:dict[str, Tensor]|None=None)->list[tuple[Tensor, Tensor]]:
+def pairs(self:L2InitResampled,
+          parameters:dict[str, Tensor]|None=None, # as for `Regularizer.pairs`
+         )->list[tuple[Tensor, Tensor]]:
     "As `Regularizer.pairs`, after the anchors were drawn."
     if torch._C._are_functorch_transforms_active():
-        raise InputError("L2InitResampled draws at each call, which torch.func does not allow in its transformations.")
+        raise InputError("L2InitResampled draws at each call, "
+                         "which torch.func does not allow in its transformations.")
     fresh = self._redraw()
     self.calls += 1
     for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])
@@ -472,8 +532,10 @@ def pairs(self:L2InitResampled, parameters:dict[str, Tensor]|None=None)->list[tu
 
 # %% ../nbs/04_regularizers.ipynb #f4945664
 regularizers = Registry("regularizer")
-for _class in (L2, L2Init, L1Init, HuberInit, L2InitResampled): regularizers.register(_class.penalty, _class)
+for _class in (L2, L2Init, L1Init, HuberInit, L2InitResampled):
+    regularizers.register(_class.penalty, _class)
 
+# %% ../nbs/04_regularizers.ipynb #09171c19
 def regularizer(name:str, # one of `regularizers`
                 model:nn.Module, # as in `Regularizer`
                 **options, # strength, skip and further hyper-parameters
@@ -485,10 +547,13 @@ def regularizer(name:str, # one of `regularizers`
 class ConsolidationHyper(Options):
     "Hyper-parameters of elastic weight consolidation."
     importance: Annotated[float, Field(ge=0, allow_inf_nan=False)] # β
-    anchors: Literal["per_task", "online", "last"] = "per_task" # last: the newest task alone [code]
+    # last: the newest task alone [code]
+    anchors: Literal["per_task", "online", "last"] = "per_task"
     fisher_decay: Annotated[float, Field(ge=0, le=1)] = 1. # γ of online anchors
-    fisher: Literal["empirical", "identity"] = "empirical" # identity: every weight matters as much [code]
-    fisher_from: Literal["train", "test"] = "train" # which of a task's examples it is measured on [code: test]
+    # identity: every weight matters as much [code]
+    fisher: Literal["empirical", "identity"] = "empirical"
+    # which of a task's examples it is measured on [code: test]
+    fisher_from: Literal["train", "test"] = "train"
     in_code = dict(anchors="last", fisher="identity", fisher_from="test")
 
 # %% ../nbs/04_regularizers.ipynb #b1549d2c
@@ -497,17 +562,20 @@ class Consolidation(Part):
     title, source = "EWC", "Kirkpatrick et al. 2017"
     formula = "½ β Σ F (θ − θ*)² for each task that has ended"
     hyper, steady, elementwise = ConsolidationHyper, True, True
-    tried = dict(importance=[10., 100., 1000.])
+    tried = dict(importance=[10.])
 
-    def start(self): # Σ F, and the mean of θ* weighted with F
+    def start(self):
+        "Σ F, and the mean of θ* weighted with F, [K, P] each."
         theta = self.stack.theta
         return dict(fisher=torch.zeros_like(theta), anchor=theta.clone())
 
     def gradient(self, theta, grad, step):
+        "Add the penalty's gradient, [K, P], to that of the loss."
         pull = (theta - self.state["anchor"]).mul_(self.state["fisher"])
         grad.addcmul_(pull, self.values["importance"])
 
     def between_tasks(self, ended, following, step):
+        "Remember the task that has ended."
         self.remember(self.stack.theta, self.fisher(ended))
 
     def remember(self, theta:Tensor, fisher:Tensor)->None: # [K, P] each
@@ -530,16 +598,19 @@ def squared_gradients(network:Network, theta:Tensor, # [K, P]
     params = network.views(theta)
     scratch, squares = torch.zeros_like(theta), torch.zeros_like(theta)
     logits, saved = network.forward(params, x)
-    each = cross_entropy(logits, y)[2].mul_(y.shape[1]) # of single examples, not of their mean
+    # of single examples, not of their mean
+    each = cross_entropy(logits, y)[2].mul_(y.shape[1])
     network.backward(params, network.views(scratch), saved, each, network.views(squares))
     return squares
 
+# %% ../nbs/04_regularizers.ipynb #17acbf71
 @patch
 def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     "The diagonal of the Fisher information of a task."
     stack, of, portion = self.stack, self.values["fisher_from"], 100
     if self.values["fisher"] == "identity": return torch.ones_like(stack.theta)
-    x, y = task.examples if of == "train" else task.stream.test_examples(task.index, task.seeds)
+    x, y = (task.examples if of == "train"
+            else task.stream.test_examples(task.index, task.seeds))
     total = torch.zeros_like(stack.theta)
     for xs, ys in zip(x.split(portion, 1), y.split(portion, 1)):
         images, labels = per_learner(stack, task.scale(xs)), per_learner(stack, ys)

@@ -28,15 +28,17 @@ class ShrinkPerturbHyper(Options):
     shrink: Annotated[float, Field(ge=0, le=1)] # s; the paper's 1 - p
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] # σ
 
+# %% ../nbs/05_resets.ipynb #0de68b07
 @resets.register("shrink_perturb")
 class ShrinkPerturb(Part):
-    "After every step, all weights are shrunk and a draw from the initial distribution is added."
+    "After every step, all weights shrink and a draw from the initial distribution is added."
     title, hyper, steady = "Shrink & Perturb", ShrinkPerturbHyper, True
     source = "Kumar et al. 2023, appendix A.3; Ash and Adams 2020"
     formula = "θ ← (1 - s) θ + σ ε, ε from the initial distribution"
     tried = dict(shrink=[1e-2, 1e-3, 1e-4, 1e-5], noise=[1e-2, 1e-3, 1e-4, 1e-5])
 
     def after_step(self, seen, step):
+        "Shrink all weights and add noise."
         stack, shrink, noise = self.stack, self.values["shrink"], self.values["noise"]
         if self.loop: return in_a_loop("perturb", stack.theta, step, *self.loop)
         draw = stack.network.draw("perturb", stack.seeds, step).to(stack.theta)
@@ -50,12 +52,17 @@ def loop(self:ShrinkPerturb)->tuple|None:
     if "_law" not in self.__dict__: self._law = law_of_all(self.stack, "perturb")
     return self._law and (*self._law, self.values["shrink"], self.values["noise"])
 
+# %% ../nbs/05_resets.ipynb #5cb728a8
 @patch
-def in_loop(self:ShrinkPerturb): return dict(noise=arrays(*self.loop)) if self.loop else {}
+def in_loop(self:ShrinkPerturb):
+    "What an optimizer needs to shrink and perturb in its own pass; nothing if it can't."
+    return dict(noise=arrays(*self.loop)) if self.loop else {}
 
+# %% ../nbs/05_resets.ipynb #dc8a3e8f
 def law_of_all(stack:Stack, purpose:str)->tuple[Tensor, Tensor, Tensor]|None:
-    """What a loop wants to draw all parameters for a purpose: where each parameter ends, the centers and scales
-    [parameters, 2] of the initial distributions, and keys [K, parameters], all but the step. None if one is normal."""
+    """What a loop wants to draw all parameters for a purpose: where each parameter ends, the
+    centers and scales [parameters, 2] of the initial distributions, and keys [K, parameters],
+    all but the step. None if one is normal."""
     network = stack.network
     laws = [network.layers[i].law[p] for i, p, _ in network.slots.values()]
     if any(law.normal for law in laws): return None
@@ -63,6 +70,7 @@ def law_of_all(stack:Stack, purpose:str)->tuple[Tensor, Tensor, Tensor]|None:
     keys = torch.stack([key(stack.seeds, f"{purpose} {name}") for name in network.slots], 1)
     return stops, torch.tensor([[law.center, law.scale] for law in laws]), keys
 
+# %% ../nbs/05_resets.ipynb #9fa29d74
 def arrays(*values)->tuple: # tensors, words and numbers
     "Tensors as arrays that share their memory."
     return tuple(v.numpy() if isinstance(v, Tensor) else v for v in values)
@@ -71,82 +79,110 @@ def arrays(*values)->tuple: # tensors, words and numbers
 def _rows(view, units): # the indices of `units` [K, n] in `view`, [K, n, …]
     return units.view(*units.shape, *(1,) * (view.dim() - 2)).expand(-1, -1, *view.shape[2:])
 
+# %% ../nbs/05_resets.ipynb #8c5b1ca5
 def take(view:Tensor, units:Tensor)->Tensor: # [K, units, …], int64 [K, n] -> [K, n, …]
     "The rows of `units`."
     return view.gather(1, _rows(view, units))
 
+# %% ../nbs/05_resets.ipynb #1a2d989c
 def put(view:Tensor, # [K, units, …], changed in place
         units:Tensor, # int64, [K, n], no unit twice
         active:Tensor, # bool, [K, n]
         value:Tensor|float, # [K, n, …]
        )->None:
     "Write `value` to those of `units` that are active."
-    if view.device.type != "cpu": return _put_unseen(view, units, active, value) # it would have to be waited for, to know how many they are
+    # a GPU would have to be waited for, to know how many they are
+    if view.device.type != "cpu": return _put_unseen(view, units, active, value)
     k, j = active.nonzero(as_tuple=True)
     view[k, units[k, j]] = value[k, j] if isinstance(value, Tensor) else value
 
-def _put_unseen(view, units, active, value): # writes all of `units`, those that are not active as they were
+# %% ../nbs/05_resets.ipynb #3f172934
+def _put_unseen(view, units, active, value):
+    "Write all of `units`, those that are not active as they were."
     rows = _rows(view, units)
-    view.scatter_(1, rows, torch.where(active.view(*active.shape, *(1,) * (view.dim() - 2)), value, view.gather(1, rows)))
+    view.scatter_(1, rows, torch.where(active.view(*active.shape, *(1,) * (view.dim() - 2)),
+                                       value, view.gather(1, rows)))
 
+# %% ../nbs/05_resets.ipynb #1999f991
 def none(*counts:Tensor)->bool:
-    "Whether there is nothing to renew, which mostly is so, as far as it costs nothing to know: a GPU would have to be waited for."
+    """Whether there is nothing to renew, which mostly is so, as far as it costs nothing to know:
+    a GPU would have to be waited for."""
     return counts[0].device.type == "cpu" and not any(n.any() for n in counts)
 
 # %% ../nbs/05_resets.ipynb #362b1e1c
 def law_of_new(network:Network, h:HiddenLayer, name:str)->Law:
-    "What new incoming weights of a unit are drawn from: the network's own distribution (`init`) or another by name."
+    """What new incoming weights of a unit are drawn from: the network's own distribution
+    (`init`) or another by name."""
     layer = network.layers[h.incoming]
-    return layer.law["weight"] if name == "init" else initial_law(name, layer.fan_in, layer.fan_out)
+    return (layer.law["weight"] if name == "init"
+            else initial_law(name, layer.fan_in, layer.fan_out))
 
 # %% ../nbs/05_resets.ipynb #f7a2e29f
 def renew(stack:Stack,
-          chosen:list[tuple[HiddenLayer, Tensor, Tensor]], # for each hidden layer: units [K, n] and which of them are active [K, n]
+          # for each hidden layer: units [K, n] and which of them are active [K, n]
+          chosen:list[tuple[HiddenLayer, Tensor, Tensor]],
           step:int, # keys the draws
-          weights:str="init", # what incoming weights become: drawn from the network's initial distribution, from another (`initial_law`'s names), or "theta0", what they were at the start
+          # incoming ones: drawn from the network's initial distribution, from another
+          # (`initial_law`'s names), or "theta0", what they were at the start
+          weights:str="init",
           bias:str="zero", # what biases become: 0, or "theta0"
           moments:bool=True, # does the optimizer forget, too?
-          order:str="outgoing_last", # of all layers; "by_layer": a layer's incoming and outgoing weights, then the next layer's
+          order:str="outgoing_last", # "by_layer": all of a layer, then the next layer
          )->None:
-    "Renew the chosen units: incoming weights new, biases and outgoing weights 0, normalization as at the start, the optimizer's memory of them 0."
+    """Renew the chosen units: incoming weights new, biases and outgoing weights 0,
+    normalization as at the start, the optimizer's memory of them 0."""
     moments = stack.moments if moments else []
     for number, (h, units, active) in enumerate(chosen):
         _renew_incoming(stack, number, h, units, active, step, weights, bias, moments)
         if order == "by_layer": _silence(stack, h, units, active, moments)
-    for h, units, active in chosen if order == "outgoing_last" else (): _silence(stack, h, units, active, moments)
+    for h, units, active in chosen if order == "outgoing_last" else ():
+        _silence(stack, h, units, active, moments)
 
+# %% ../nbs/05_resets.ipynb #61c9540d
 def _renew_incoming(stack, number, h, units, active, step, weights, bias, moments):
     params, first = stack.params, stack.network.views(stack.theta0)
     w = incoming(params, h)
     if weights == "theta0": new = take(incoming(first, h), units)
     else:
         k = key(stack.seeds, f"renew {number}", step)
-        new = law_of_new(stack.network, h, weights).draw(k, units.shape[1] * w[0, 0].numel()).view(*units.shape, *w.shape[2:]).to(w)
+        new = (law_of_new(stack.network, h, weights).draw(k, units.shape[1] * w[0, 0].numel())
+               .view(*units.shape, *w.shape[2:]).to(w))
     put(w, units, active, new)
-    put(params[h.incoming]["bias"], units, active, take(first[h.incoming]["bias"], units) if bias == "theta0" else 0.)
-    for m in moments: put(incoming(m, h), units, active, 0.); put(m[h.incoming]["bias"], units, active, 0.)
+    put(params[h.incoming]["bias"], units, active,
+        take(first[h.incoming]["bias"], units) if bias == "theta0" else 0.)
+    for m in moments:
+        put(incoming(m, h), units, active, 0.)
+        put(m[h.incoming]["bias"], units, active, 0.)
     for name, value in dict(weight=1., bias=0.).items() if h.norm is not None else ():
         put(params[h.norm][name], units, active, value)
         for m in moments: put(m[h.norm][name], units, active, 0.)
 
+# %% ../nbs/05_resets.ipynb #e4eae84f
 def _silence(stack, h, units, active, moments):
     for tensors in (stack.params, *moments): put(outgoing(tensors, h), units, active, 0.)
 
 # %% ../nbs/05_resets.ipynb #059773e9
-def unit_activations(saved:list, h:HiddenLayer)->Tensor: # [K, units, examples × positions]
-    "The activations of a layer's units."
+def unit_activations(saved:list, h:HiddenLayer)->Tensor:
+    "The activations of a layer's units, [K, units, examples × positions]."
     return saved[h.activation].movedim(2, 1).flatten(2)
 
+# %% ../nbs/05_resets.ipynb #ad72e7c2
 class ReDoHyper(Options):
     "Hyper-parameters of ReDo."
     period: Annotated[int, Field(ge=1)] # steps from one renewal to the next
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] # τ
-    judged_on: Literal["batch", "next_test"] = "batch" # next_test: the next task's test examples, at a task's end [code]
-    redraw: Literal["init", "theta0"] = "init" # incoming weights become; theta0: what they were at the start [code]
-    bias: Literal["zero", "theta0"] = "zero" # biases become; theta0: what they were at the start [code]
-    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # by_layer: all of a layer, then the next layer [code]
-    renewed: Literal["after_step", "before_next_step"] = "after_step" # before_next_step: so never after the last [code]
-    moments: Literal["reset", "kept"] = "reset" # what becomes of the optimizer's memory [code: kept]
+    # on the step's batch, or on the next task's test examples, at a task's end [code]
+    judged_on: Literal["batch", "next_test"] = "batch"
+    # incoming weights become; theta0: what they were at the start [code]
+    redraw: Literal["init", "theta0"] = "init"
+    # biases become; theta0: what they were at the start [code]
+    bias: Literal["zero", "theta0"] = "zero"
+    # by_layer: all of a layer, then the next layer [code]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last"
+    # before_next_step: so never after the last [code]
+    renewed: Literal["after_step", "before_next_step"] = "after_step"
+    # what becomes of the optimizer's memory [code: kept]
+    moments: Literal["reset", "kept"] = "reset"
     in_code = dict(judged_on="next_test", redraw="theta0", bias="theta0", order="by_layer",
                    renewed="before_next_step", moments="kept")
 
@@ -158,10 +194,11 @@ class ReDo(Part):
     formula = "every T steps, units of score ≤ τ are renewed"
     tried = dict(period=["1, 2 and 5 tasks"], threshold=[0., .01, .1])
 
-    def start(self): # 1 for units that wait to be renewed
+    def start(self):
+        "1 for units that wait to be renewed, [K, units of all layers]."
         v = self.values
         self.layers = self.stack.network.hidden_layers()
-        self.periods = set(v["period"].flatten().tolist()) # on the host: no sync in a step
+        self.periods = set(v["period"].flatten().tolist()) # on the host: no sync
         self.looks_ahead = v["judged_on"] == "next_test"
         self.waits = v["renewed"] == "before_next_step"
         units = sum(h.units for h in self.layers)
@@ -173,14 +210,17 @@ class ReDo(Part):
         return any(step % p == 0 for p in self.periods)
 
     def before_step(self, step):
+        "Renew the units that wait for it."
         if not self.waits or not self.ends(step): return
         units = [h.units for h in self.layers]
         self.renew(self.state["due"].bool().split(units, 1), step)
 
     def after_step(self, seen, step):
+        "Judge the units on the batch of this step."
         if self.waits or not self.looks_ahead: self.judge(seen, step)
 
     def between_tasks(self, ended, following, step):
+        "Judge the units on the next task's test examples, where that is asked for."
         if not self.looks_ahead or following is None: return
         images = per_learner(self.stack, following.test[0])
         _, seen = self.stack.network.forward(self.stack.params, images)
@@ -189,7 +229,8 @@ class ReDo(Part):
 # %% ../nbs/05_resets.ipynb #b08dd5a7
 @patch
 def judge(self:ReDo, seen:list, step:int)->None: # as for `after_step`
-    "Find the dormant units of learners whose period ends with this step; renew them now or before the next."
+    """Find the dormant units of learners whose period ends with this step; renew them now
+    or before the next."""
     if not self.ends(step): return
     due, dormant = step % self.values["period"] == 0, []
     for h in self.layers:
@@ -199,40 +240,59 @@ def judge(self:ReDo, seen:list, step:int)->None: # as for `after_step`
     if self.waits: self.state["due"].copy_(torch.cat(dormant, 1))
     else: self.renew(dormant, step)
 
+# %% ../nbs/05_resets.ipynb #1245bd69
 @patch
-def renew(self:ReDo, dormant:list[Tensor], step:int)->None: # bool, [K, units] for each hidden layer
+def renew(self:ReDo,
+          dormant:list[Tensor], # bool, [K, units] for each hidden layer
+          step:int,
+         )->None:
     "Renew the dormant units."
     if none(*dormant): return
     v, chosen = self.values, []
     for h, d in zip(self.layers, dormant):
         chosen.append((h, torch.arange(h.units, device=d.device).expand_as(d), d))
-    renew(self.stack, chosen, step, v["redraw"], v["bias"], v["moments"] == "reset", v["order"])
+    renew(self.stack, chosen, step, v["redraw"], v["bias"], v["moments"] == "reset",
+          v["order"])
 
+# %% ../nbs/05_resets.ipynb #748ec2d7
 @patch
-def idle(self:ReDo, step): return min(int(p - step % p) for p in self.periods)
+def idle(self:ReDo, step):
+    "How many steps from `step` on until somebody's period ends."
+    return min(int(p - step % p) for p in self.periods)
 
+# %% ../nbs/05_resets.ipynb #e5b94927
 @patch
 def check(self:ReDo, stream):
+    "Raise `InputError` where units would have to be renewed within a task, but are judged at its end."
     if not self.looks_ahead or self.waits: return
     odd = [p for p in self.periods if p % stream.steps]
-    if odd: raise InputError(f"judged_on = 'next_test' with renewed = 'after_step' needs periods of whole tasks, "
-                             f"and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
+    if odd:
+        raise InputError(f"judged_on = 'next_test' with renewed = 'after_step' needs periods of whole tasks, "
+                         f"and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
 
 # %% ../nbs/05_resets.ipynb #be528237
 class ContinualBackpropHyper(Options):
     "Hyper-parameters of continual backprop."
-    replacement_rate: Annotated[float, Field(ge=0, le=1)] # ρ, share of the eligible units at each step
+    # ρ, share of the eligible units at each step
+    replacement_rate: Annotated[float, Field(ge=0, le=1)]
     maturity: Annotated[int, Field(ge=0)] = 100 # steps until a unit is eligible
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # η
     utility: Literal["contribution", "adaptable"] = "contribution"
-    measured_on: Literal["activation", "pooling"] = "activation" # pooling: what is left of it after pooling [code]
-    fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry" # below_one: chance if less than one [code]
-    redraw: Literal["init", "kaiming_uniform"] = "init" # of new weights; kaiming_uniform: bound √(6 / fan in) [code]
-    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # as in ReDo [code: by_layer]
-    transfer: Literal["mean", "none"] = "mean" # to next biases; none: the mean is cleared before it is used [code]
-    adam_correction: Literal["both", "lost"] = "both" # as Adam's `correction` [code: lost]
-    in_code = dict(measured_on="pooling", fraction="bernoulli_below_one", redraw="kaiming_uniform",
-                   order="by_layer", transfer="none", adam_correction="lost")
+    # pooling: what is left of it after pooling [code]
+    measured_on: Literal["activation", "pooling"] = "activation"
+    # bernoulli_below_one: chance if less than one [code]
+    fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry"
+    # of new weights; kaiming_uniform: bound √(6 / fan in) [code]
+    redraw: Literal["init", "kaiming_uniform"] = "init"
+    # as in ReDo [code: by_layer]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last"
+    # to next biases; none: the mean is cleared before it is used [code]
+    transfer: Literal["mean", "none"] = "mean"
+    # as Adam's `correction` [code: lost]
+    adam_correction: Literal["both", "lost"] = "both"
+    in_code = dict(measured_on="pooling", fraction="bernoulli_below_one",
+                   redraw="kaiming_uniform", order="by_layer", transfer="none",
+                   adam_correction="lost")
 
 # %% ../nbs/05_resets.ipynb #357ecd52
 @resets.register("continual_backprop")
@@ -240,16 +300,19 @@ class ContinualBackprop(Part):
     "At every step, a few mature units of low utility are renewed."
     title, hyper = "Continual backprop", ContinualBackpropHyper
     source = "Dohare et al. 2024, methods; Dohare et al. 2021"
-    formula = "at each step, the share ρ of the mature units, those of lowest utility, is renewed"
+    formula = ("at each step, the share ρ of the mature units, those of lowest utility, "
+               "is renewed")
     tried = dict(replacement_rate=[1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
     per_weight, steady = True, True
 
     def start(self): # `weight`: the running mean of 1, which corrects the others
+        "The running means, [K, units of all layers], and what is left over, [K, layers]."
         theta, rate = self.stack.theta, float(self.values["replacement_rate"].max())
         self.layers = self.stack.network.hidden_layers()
         self.most = [min(h.units, int(rate * h.units) + 1) for h in self.layers] # at once
         units, K = sum(h.units for h in self.layers), len(theta)
-        state = {n: theta.new_zeros(K, units) for n in ("age", "weight", "mean", "utility")}
+        state = {n: theta.new_zeros(K, units)
+                 for n in ("age", "weight", "mean", "utility")}
         return state | {"left over": theta.new_zeros(K, len(self.layers))}
 
     def state_of(self, i:int)->list[Tensor]: # views [K, units]
@@ -260,12 +323,14 @@ class ContinualBackprop(Part):
 
     @classmethod
     def optimizer_options(cls, optimizer, values):
+        "Adam without its bias correction, where `adam_correction` says so."
         lost = optimizer == "adam" and values["adam_correction"] == "lost"
         return dict(correction="lost") if lost else {}
 
 # %% ../nbs/05_resets.ipynb #0b449bcf
 @patch
 def after_step(self:ContinualBackprop, seen, step):
+    "Update what is known of the units; renew the least useful of the mature ones."
     params, found = self.stack.params, []
     for i, h in enumerate(self.layers):
         mean, utility = self._observe(i, h, params, seen)
@@ -280,10 +345,12 @@ def after_step(self:ContinualBackprop, seen, step):
         first = torch.arange(units.shape[1], device=units.device) < n
         active = first & eligible.gather(1, units)
         chosen.append((h, units, active))
-        if self.values["transfer"] == "mean": self._transfer(params, h, mean, units, active)
+        if self.values["transfer"] == "mean":
+            self._transfer(params, h, mean, units, active)
         for s in self.state_of(i): put(s, units, active, 0.)
     renew(self.stack, chosen, step, self.values["redraw"], order=self.values["order"])
 
+# %% ../nbs/05_resets.ipynb #8c1bc7a2
 @patch
 def _observe(self:ContinualBackprop, i, h, params, seen):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
@@ -300,49 +367,62 @@ def _observe(self:ContinualBackprop, i, h, params, seen):
     utility.lerp_(y, gain)
     return mean / weight, utility / weight
 
+# %% ../nbs/05_resets.ipynb #a17c82db
 @patch
 def _seen(self:ContinualBackprop, seen, h):
-    if self.values["measured_on"] == "activation" or h.pooling is None: return unit_activations(seen, h)
+    "The activations of layer `h`, or what is left of them after pooling, [K, units, …]."
+    if self.values["measured_on"] == "activation" or h.pooling is None:
+        return unit_activations(seen, h)
     pooled = self.stack.network.layers[h.pooling].output(seen[h.pooling])
     return pooled.movedim(2, 1).flatten(2)
 
 # %% ../nbs/05_resets.ipynb #9082ec3a
 @patch
 def in_loop(self:ContinualBackprop):
+    "What an optimizer needs to renew units in its own pass; nothing if it can't."
     v, draws = self.values, self._draws()
     if draws is None: return {}
     fraction = dict(carry=0, bernoulli=1, bernoulli_below_one=2)[v["fraction"]]
     words = v["utility"] == "adaptable", fraction, v["transfer"] == "mean", v["order"] == "by_layer"
     most = torch.tensor(self.most)
-    return dict(renewal=arrays(v["replacement_rate"], v["maturity"], v["decay"], *words, most, *draws, *self.state.values()))
+    return dict(renewal=arrays(v["replacement_rate"], v["maturity"], v["decay"], *words, most,
+                               *draws, *self.state.values()))
 
+# %% ../nbs/05_resets.ipynb #0b0116cc
 @patch
 def _draws(self:ContinualBackprop):
-    "The bound of each layer's new weights, and the keys [K, layers, 2] of new weights and of chance, all but the step; None where new weights are not uniform."
+    """The bound of each layer's new weights, and the keys [K, layers, 2] of new weights and of
+    chance, all but the step; None where new weights are not uniform."""
     stack = self.stack
     laws = [law_of_new(stack.network, h, self.values["redraw"]) for h in self.layers]
     if any(law.normal for law in laws): return None
-    keys = [torch.stack([key(stack.seeds, f"{purpose} {i}") for purpose in ("renew", "renew another")], 1) for i in range(len(laws))]
+    keys = [torch.stack([key(stack.seeds, f"{purpose} {i}")
+                         for purpose in ("renew", "renew another")], 1)
+            for i in range(len(laws))]
     return torch.tensor([law.scale for law in laws]), torch.stack(keys, 1)
 
 # %% ../nbs/05_resets.ipynb #6044fc7c
 @patch
 def _how_many(self:ContinualBackprop, i, eligible, step):
     "How many units of layer `i` are renewed now, [K, 1]."
-    wanted, left = self.values["replacement_rate"] * eligible, self.state["left over"][:, i:i + 1]
+    wanted, left = (self.values["replacement_rate"] * eligible,
+                    self.state["left over"][:, i:i + 1])
     if self.values["fraction"] != "carry":
         chance = uniform(key(self.stack.seeds, f"renew another {i}", step), 1)
         one_more = chance < wanted - wanted.floor()
-        return wanted.floor() + (one_more if self.values["fraction"] == "bernoulli" else one_more & (wanted < 1))
+        return wanted.floor() + (one_more if self.values["fraction"] == "bernoulli"
+                                 else one_more & (wanted < 1))
     left += wanted
     n = (left + 1e-6).floor() # a sum of tenths is not quite one
     left -= n
     return n
 
+# %% ../nbs/05_resets.ipynb #3b072f12
 @patch
 def _transfer(self:ContinualBackprop, params, h, mean, units, active):
     "Move the mean contribution of units that go into the biases of the next layer."
-    w = take(outgoing(params, h), units) # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
+    # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
+    w = take(outgoing(params, h), units)
     per_target = w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2) # [K, n, out]
     gone = torch.where(active, mean.gather(1, units), 0.)
     params[h.outgoing]["bias"] += torch.einsum("kn,kno->ko", gone, per_target)

@@ -26,137 +26,190 @@ from .internals.runs import Run, scales
 # %% ../nbs/13_results.ipynb #2ab028cc
 RUN_COLUMNS = ["stream", "dataset", "method", "optimizer"] # what a run's parameters always add to its metrics
 
+# %% ../nbs/13_results.ipynb #0c4c737a
 def varying(runs:list[Run])->list[str]:
-    "Further parameters in which runs on streams of the same name differ, e.g. `labels` or `network`."
+    """Further parameters in which runs on streams of the same name differ,
+    e.g. `labels` or `network`."""
     grid = {"method", "hyper", "optimizer", "learning_rate", "seeds", "dataset"}
     values = {}
     for r in runs:
-        for name, v in r.params.items(): values.setdefault((r.notebook.stem, name), set()).add(json.dumps(v, sort_keys=True))
-    return list(dict.fromkeys(name for (_, name), v in values.items() if len(v) > 1 and name not in grid))
+        for name, v in r.params.items():
+            values.setdefault((r.notebook.stem, name), set()).add(
+                json.dumps(v, sort_keys=True))
+    return list(dict.fromkeys(
+        name for (_, name), v in values.items() if len(v) > 1 and name not in grid))
 
+# %% ../nbs/13_results.ipynb #d6cc0e6b
 def shown(params:dict, name:str)->str|int|float:
     "A run's parameter as a table shows it: of options, those that are not at their default."
     value = params[name]
     if not isinstance(value, dict): return value if isinstance(value, (str, int, float)) else json.dumps(value)
-    kinds = dict(network=lambda: networks[value["name"]], optimizer_options=lambda: optimizers[params["optimizer"]], probes=lambda: Probes)
+    kinds = dict(network=lambda: networks[value["name"]],
+                 optimizer_options=lambda: optimizers[params["optimizer"]],
+                 probes=lambda: Probes)
     fields = kinds[name]().model_fields if name in kinds else {}
     return json.dumps({n: v for n, v in value.items() if n not in fields or v != fields[n].get_default()})
 
+# %% ../nbs/13_results.ipynb #0f133353
 def load(runs:list[Run], # those that are done are read
-        )->pd.DataFrame: # run, phase (where there are two), stream, dataset, method, optimizer, further parameters that vary, learner, seed, hyper-parameters, task, metrics
+        )->pd.DataFrame: # columns in the order above
     "All finished runs as one table, a row per learner and task."
     frames, first = [], {}
     for r in runs:
         if r.state != "done": continue
         f = r.metrics
-        about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}), stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
+        about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}),
+                     stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
         about |= {n: shown(r.params, n) for n in varying(runs) if n in r.params}
         frames.append(pd.concat([pd.DataFrame([about] * len(f)), f], axis=1))
         first |= dict.fromkeys(about)
     if not frames: raise InputError("No run is finished yet, so there is no table.")
     table = pd.concat(frames, ignore_index=True)
-    return table[[*first, *table.columns.difference(first, sort=False)]] # what describes a run stays before `learner`, also where only some runs have it
+    return table[[*first, *table.columns.difference(first, sort=False)]]
 
 # %% ../nbs/13_results.ipynb #cccc3cc2
 def hyper_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that are hyper-parameters."
-    names = ["learning_rate", *dict.fromkeys(n for m in methods.values() for n in m.hyper.model_fields)]
+    names = ["learning_rate",
+             *dict.fromkeys(n for m in methods.values() for n in m.hyper.model_fields)]
     return [n for n in names if n in frame]
 
+# %% ../nbs/13_results.ipynb #2f2776f7
 def run_columns(frame:pd.DataFrame)->list[str]:
-    "The columns of `frame` that describe a run: those that every run has, and those before `learner` or, in a summary, before the hyper-parameters."
+    """The columns of `frame` that describe a run: those that every run has, and those
+    before `learner` or, in a summary, before the hyper-parameters."""
     columns = list(frame)
-    end = columns.index("learner") if "learner" in columns else columns.index(hyper_columns(frame)[0])
-    return [c for i, c in enumerate(columns) if c in RUN_COLUMNS or (i < end and c != "run")]
+    end = (columns.index("learner") if "learner" in columns
+           else columns.index(hyper_columns(frame)[0]))
+    return [c for i, c in enumerate(columns)
+            if c in RUN_COLUMNS or (i < end and c != "run")]
 
+# %% ../nbs/13_results.ipynb #ef97d17b
 def configuration_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that make a configuration."
     return [*run_columns(frame), *hyper_columns(frame)]
 
-SYMBOLS = dict(strength="λ", learning_rate="α", delta="δ", shrink="s", noise="σ", replacement_rate="ρ", threshold="τ", importance="β")
+# %% ../nbs/13_results.ipynb #a282d134
+SYMBOLS = dict(strength="λ", learning_rate="α", delta="δ", shrink="s", noise="σ",
+               replacement_rate="ρ", threshold="τ", importance="β")
 
+# %% ../nbs/13_results.ipynb #4a294984
 def label(frame:pd.DataFrame)->pd.Series:
-    "What figures call each row's configuration: the method's title, and those hyper-parameters that vary within a method or are not at their default."
+    """What figures call each row's configuration: the method's title, and those hyper-parameters
+    that vary within a method or are not at their default."""
     columns = hyper_columns(frame)
     varying = [h for h in columns if frame.groupby("method")[h].nunique().max() > 1]
-    def default(method, h): return None if h == "learning_rate" else methods[method].hyper.model_fields[h].get_default()
-    def shown(row, h): return pd.notna(row[h]) and (h in varying or h != "learning_rate" and row[h] != default(row.method, h))
+    def default(method, h):
+        return None if h == "learning_rate" else methods[method].hyper.model_fields[h].get_default()
+    def shown(row, h):
+        return pd.notna(row[h]) and (h in varying or h != "learning_rate" and row[h] != default(row.method, h))
     def text(value): return value if isinstance(value, str) else f"{value:g}"
-    def one(row): return " ".join([methods[row.method].title, *(f"{SYMBOLS.get(h, h)}={text(row[h])}" for h in varying + [c for c in columns if c not in varying] if shown(row, h))])
+    def one(row):
+        return " ".join([methods[row.method].title,
+                         *(f"{SYMBOLS.get(h, h)}={text(row[h])}"
+                           for h in varying + [c for c in columns if c not in varying] if shown(row, h))])
     unique = frame[["method", *columns]].drop_duplicates()
-    return frame[["method", *columns]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left").label.set_axis(frame.index)
+    return (frame[["method", *columns]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left")
+            .label.set_axis(frame.index))
 
 # %% ../nbs/13_results.ipynb #075ca07c
 def by_method(frame:pd.DataFrame)->pd.DataFrame:
-    "`frame` without the hyper-parameters. Raises `InputError` if a method has more than one configuration on a stream."
-    several = frame.drop_duplicates(configuration_columns(frame)).groupby(run_columns(frame), dropna=False).size()
-    if (several > 1).any(): raise InputError(f"{dict(zip(run_columns(frame), several[several > 1].index[0]))} has {several.max()} configurations, which need their hyper-parameters to be told apart.")
-    return frame.drop(columns=[h for h in hyper_columns(frame) if h != "learning_rate"]).assign(learning_rate=float("nan"))
+    """`frame` without the hyper-parameters.
+    Raises `InputError` if a method has more than one configuration on a stream."""
+    several = (frame.drop_duplicates(configuration_columns(frame))
+               .groupby(run_columns(frame), dropna=False).size())
+    if (several > 1).any():
+        raise InputError(f"{dict(zip(run_columns(frame), several[several > 1].index[0]))}"
+                         f" has {several.max()} configurations, "
+                         "which need their hyper-parameters to be told apart.")
+    return (frame.drop(columns=[h for h in hyper_columns(frame) if h != "learning_rate"])
+            .assign(learning_rate=float("nan")))
 
 # %% ../nbs/13_results.ipynb #7c53a091
 def interval(values, # one per seed
              level:float=.95,
             )->tuple[float, float]: # nan, nan for fewer than two values
-    "The BCa bootstrap interval of the mean. The resamples are drawn from a fixed seed."
+    """The BCa bootstrap interval of the mean.
+    The resamples are drawn from a fixed seed."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all(): return np.nan, np.nan
     if np.ptp(values) == 0: return (float(values.mean()),) * 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning) # so few values that BCa is undefined: the caller sees nan
-        low, high = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    with warnings.catch_warnings(): # too few values for BCa: the caller sees nan
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        low, high = stats.bootstrap(
+            (values,), np.mean, confidence_level=level, n_resamples=9999, method="BCa",
+            rng=np.random.default_rng(0)).confidence_interval
     return float(low), float(high)
 
+# %% ../nbs/13_results.ipynb #129de4db
 def per_learner(frame:pd.DataFrame, metric:str="online_accuracy")->pd.DataFrame:
-    "The mean of `metric` over all tasks that count, and whether it ever diverged: one row per configuration and seed."
+    """The mean of `metric` over all tasks that count, and whether it ever diverged:
+    one row per configuration and seed."""
     keys = [*configuration_columns(frame), "seed"]
-    return frame[frame.counts].groupby(keys, dropna=False, sort=False).agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index()
+    return (frame[frame.counts].groupby(keys, dropna=False, sort=False)
+            .agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index())
 
 # %% ../nbs/13_results.ipynb #edf5ac1c
 def summary(frame:pd.DataFrame, # as from `load`
-           )->pd.DataFrame: # a row per configuration: seeds, online_accuracy, ci_low, ci_high, iqm, diverged (number of learners)
-    "Total average online accuracy of each configuration, with its 95 % interval over seeds."
+           )->pd.DataFrame: # a row per configuration; diverged is a number of learners
+    """Total average online accuracy of each configuration, with its 95 % interval over
+    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, diverged."""
     rows, keys = [], configuration_columns(frame)
     for key, g in per_learner(frame).groupby(keys, dropna=False, sort=False):
         low, high = interval(g.value)
-        rows.append(dict(zip(keys, key), seeds=len(g), online_accuracy=g.value.mean(), ci_low=low, ci_high=high,
-                         iqm=stats.trim_mean(g.value, .25), diverged=int(g.diverged.sum())))
+        rows.append(dict(zip(keys, key), seeds=len(g), online_accuracy=g.value.mean(),
+                         ci_low=low, ci_high=high, iqm=stats.trim_mean(g.value, .25),
+                         diverged=int(g.diverged.sum())))
     return pd.DataFrame(rows)
 
 # %% ../nbs/13_results.ipynb #65178e1a
 def differences(frame:pd.DataFrame, # as from `load`
-                baseline:dict, # columns and values that name one configuration on each stream, e.g. dict(method="plain")
-               )->pd.DataFrame: # a row per other configuration: seeds, difference, ci_low, ci_high
-    "Mean difference of total average online accuracy from the baseline, paired by seed, with its 95 % interval."
-    if wrong := [c for c in baseline if c not in frame]: raise unknown("column", wrong[0], frame.columns)
+                baseline:dict, # columns and values of one configuration on each stream
+               )->pd.DataFrame: # a row per other configuration
+    """Mean difference of total average online accuracy from the baseline, paired by seed,
+    with its 95 % interval: seeds, difference, ci_low, ci_high."""
+    if wrong := [c for c in baseline if c not in frame]:
+        raise unknown("column", wrong[0], frame.columns)
     values, keys = per_learner(frame), configuration_columns(frame)
     is_base = (values[list(baseline)] == pd.Series(baseline)).all(axis=1)
     paired_by = [c for c in [*run_columns(frame), "seed"] if c != "method"]
     base = values[is_base].set_index(paired_by).value
-    if base.empty or base.index.has_duplicates: raise InputError(f"The baseline {baseline} names {'no' if base.empty else 'more than one'} configuration of a stream, data set and optimizer.")
+    if base.empty or base.index.has_duplicates:
+        raise InputError(f"The baseline {baseline} names "
+                         f"{'no' if base.empty else 'more than one'} configuration "
+                         "of a stream, data set and optimizer.")
     rows = []
     for key, g in values[~is_base].groupby(keys, dropna=False, sort=False):
         paired = (g.set_index(paired_by).value - base).dropna()
         low, high = interval(paired)
-        rows.append(dict(zip(keys, key), seeds=len(paired), difference=paired.mean(), ci_low=low, ci_high=high))
+        rows.append(dict(zip(keys, key), seeds=len(paired), difference=paired.mean(),
+                         ci_low=low, ci_high=high))
     return pd.DataFrame(rows)
 
 # %% ../nbs/13_results.ipynb #b35af6a5
-def backward_transfer(frame:pd.DataFrame, # as from `load`, of runs that recorded forgetting
-                     )->pd.DataFrame: # a row per configuration and seed: bwt, one_step_bwt, online_accuracy
-    "Backward transfer of each learner: negative where it forgets. Tasks that have no later one do not count."
-    if "final_accuracy" not in frame: raise InputError("These runs did not record forgetting: say forgetting = true under [probes] in the study.")
+def backward_transfer(frame:pd.DataFrame, # as from `load`, with forgetting recorded
+                     )->pd.DataFrame: # bwt, one_step_bwt, online_accuracy
+    """Backward transfer, a row per configuration and seed: negative where a learner
+    forgets. Tasks that have no later one do not count."""
+    if "final_accuracy" not in frame:
+        raise InputError("These runs did not record forgetting: "
+                         "say forgetting = true under [probes] in the study.")
     keys = [*configuration_columns(frame), "seed"]
     change = frame.assign(
-        bwt=(frame.final_accuracy - frame.end_accuracy).where(frame.task < frame.task.max()),
+        bwt=((frame.final_accuracy - frame.end_accuracy)
+             .where(frame.task < frame.task.max())),
         one_step_bwt=frame.next_accuracy - frame.end_accuracy,
         online_accuracy=frame.online_accuracy.where(frame.counts))
-    return change.groupby(keys, dropna=False, sort=False)[["bwt", "one_step_bwt", "online_accuracy"]].mean().reset_index()
+    return (change.groupby(keys, dropna=False, sort=False)
+            [["bwt", "one_step_bwt", "online_accuracy"]].mean().reset_index())
 
 # %% ../nbs/13_results.ipynb #8b1a5360
 def plasticity_lost(frame:pd.DataFrame, # as from `load`, of runs with a fresh network
-                   )->pd.DataFrame: # its rows that have a fresh network, with the column plasticity_lost
+                   )->pd.DataFrame: # its rows with a fresh network, and plasticity_lost
     "How much better a fresh network learned the task than the learner did."
-    if "fresh_accuracy" not in frame: raise InputError("These runs have no fresh network: say, e.g., fresh = 5 under [probes] in the study.")
+    if "fresh_accuracy" not in frame:
+        raise InputError("These runs have no fresh network: "
+                         "say, e.g., fresh = 5 under [probes] in the study.")
     known = frame[frame.fresh_accuracy.notna()]
     return known.assign(plasticity_lost=known.fresh_accuracy - known.online_accuracy)
 
@@ -170,25 +223,34 @@ def keep(frame:pd.DataFrame, # as from `load`
     "Write the table of a study and its provenance."
     name = runs[0].study
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
-    provenance = dict(study=name, about=" ".join(about.split()), command=command, runs=len(runs), learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
-                      scale=scales(runs), seconds=round(sum(r.seconds for r in runs)), **{k: v for k, v in env[0].items() if k not in ("commit", "dirty", "code")},
-                      code=sorted({e["code"] for e in env}), commits=sorted({f"{e['commit']}{' and changes that are not in it' * e['dirty']}" for e in env}))
+    provenance = dict(
+        study=name, about=" ".join(about.split()), command=command, runs=len(runs),
+        learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
+        scale=scales(runs), seconds=round(sum(r.seconds for r in runs)),
+        **{k: v for k, v in env[0].items() if k not in ("commit", "dirty", "code")},
+        code=sorted({e["code"] for e in env}),
+        commits=sorted({f"{e['commit']}{' and changes that are not in it' * e['dirty']}" for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     write(paths[0], lambda p: frame.to_parquet(p, index=False))
     write_text(paths[1], json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
     return list(paths)
 
+# %% ../nbs/13_results.ipynb #78968bd3
 def kept(study:str, # name
          folder="results", # where it is kept
          phase:str="evaluate", # of a study of two phases, which rows; "" for both
         )->tuple[pd.DataFrame, str]: # the table, and where it comes from in one sentence
     "The table of a study as `keep` wrote it."
     path = Path(folder) / f"{study}.parquet"
-    if not path.is_file(): raise unknown("kept study", study, sorted(str(p.relative_to(folder).with_suffix("")) for p in Path(folder).rglob("*.parquet")))
+    if not path.is_file():
+        raise unknown("kept study", study,
+                      sorted(str(p.relative_to(folder).with_suffix("")) for p in Path(folder).rglob("*.parquet")))
     frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
     seeds = ", ".join(str(s) for s in sorted(frame.seed.unique()))
-    scale = p.get("scale") or [f"Data: {', '.join(frame.dataset.unique())}."] # a table that was kept before the scale was
-    said = f"Study {p['study']}: {p['about']} {' '.join(scale)} Seeds shown: {seeds}. {p['learners']} learners, {p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`."
+    # a table may have been kept before the scale was
+    scale = p.get("scale") or [f"Data: {', '.join(frame.dataset.unique())}."]
+    said = (f"Study {p['study']}: {p['about']} {' '.join(scale)} Seeds shown: {seeds}. {p['learners']} learners, "
+            f"{p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
     return frame, said

@@ -26,6 +26,7 @@ from .data import CIFAR_SCALING, Dataset, load_dataset
 Count = Annotated[int, Field(ge=1, le=10**9)]
 MOST_TASKS = 10**6 # each leaves a row of metrics for each learner
 
+# %% ../nbs/01_streams.ipynb #10d5b918
 class Stream(Options):
     "What all streams share. A subclass adds options and says what the examples of a task are."
     title: ClassVar[str] # for figures
@@ -36,8 +37,8 @@ class Stream(Options):
     examples: Count # examples in a task; where tasks differ, in the largest
     batch_size: Count = 16 # examples in a batch
     passes: Count = 1 # passes over a task's examples
-    last_batch: Literal["drop_incomplete", "keep", "drop"] = "drop_incomplete" # keep: a smaller batch; drop: even a complete one [code]
-    scaling: Literal["dataset", "unit", "cifar10"] = "dataset" # of pixels: the data set's own, to [0, 1], or with CIFAR-10's statistics
+    last_batch: Literal["drop_incomplete", "keep", "drop"] = "drop_incomplete" # keep it, or drop even a full one [code]
+    scaling: Literal["dataset", "unit", "cifar10"] = "dataset" # of pixels: the data set's, to [0, 1], or CIFAR-10's
     in_code = dict(last_batch="drop")
     network: ClassVar[str] = "mlp" # one of `l2init.networks.networks`, which a study that names none takes
 
@@ -45,7 +46,8 @@ class Stream(Options):
     def _fits(self):
         if self.tasks > MOST_TASKS: raise ValueError(f"tasks = {self.tasks}: at most {MOST_TASKS:,} are allowed")
         if self.batch_size > self.examples:
-            raise ValueError(f"a batch of {self.batch_size} is larger than the task, which has {self.examples} examples")
+            raise ValueError(f"a batch of {self.batch_size} is larger than the task, "
+                             f"which has {self.examples} examples")
         if self.steps == 0: raise ValueError("last_batch = 'drop' leaves no batch, for the task has only one")
         return self
 
@@ -72,8 +74,10 @@ def shown(self:Stream, examples:int)->int:
     "How many of a task's `examples` one pass shows."
     left = examples % self.batch_size
     if self.last_batch == "keep": return examples
-    return examples - (self.batch_size if self.last_batch == "drop" and not left else left)
+    return examples - (self.batch_size if self.last_batch == "drop" and not left
+                       else left)
 
+# %% ../nbs/01_streams.ipynb #6dd4acb0
 @patch(as_prop=True)
 def steps(self:Stream)->int:
     "Steps of a task: batches in a pass, times passes."
@@ -82,10 +86,13 @@ def steps(self:Stream)->int:
 # %% ../nbs/01_streams.ipynb #ebca4484
 @patch
 def scale(self:Stream)->str:
-    "How large the stream is, e.g. 'mnist: 50 tasks of 1,200 examples, 400 passes in batches of 16, 30,000 steps a task'."
+    """How large the stream is, e.g. 'mnist: 50 tasks of 1,200 examples,
+    400 passes in batches of 16, 30,000 steps a task'."""
     passes = f"{self.passes:,} passes" if self.passes > 1 else "1 pass"
-    return f"{self.dataset}: {self.tasks:,} tasks of {self.examples:,} examples, {passes} in batches of {self.batch_size:,}, {self.steps:,} steps a task"
+    return (f"{self.dataset}: {self.tasks:,} tasks of {self.examples:,} examples, "
+            f"{passes} in batches of {self.batch_size:,}, {self.steps:,} steps a task")
 
+# %% ../nbs/01_streams.ipynb #5d6a9cca
 @patch
 def unlike_source(self:Stream)->list[str]:
     "What is not as in the stream's `source`, e.g. ['6 of 50 tasks', 'mnist5k instead of mnist']."
@@ -100,22 +107,28 @@ SCALINGS = dict(dataset={}, unit=dict(mean=(0.,), std=(1.,)), cifar10=CIFAR_SCAL
 @lru_cache
 def _on_device(name, root, device, scaling="dataset")->Dataset:
     data = load_dataset(name, root)
-    return replace(data, **SCALINGS[scaling], **{k: getattr(data, k).to(device) for k in ("images", "labels", "test_images", "test_labels")})
+    return replace(data, **SCALINGS[scaling], **{k: getattr(data, k).to(device) for k in (
+        "images", "labels", "test_images", "test_labels")})
 
+# %% ../nbs/01_streams.ipynb #ad735dc0
 @patch
 def data(self:Stream, device="cpu")->Dataset:
     "The stream's data set on `device`. Raises `InputError` if it is missing or too small."
     available = len(load_dataset(self.dataset, self.root).images)
-    if self.examples > available: raise InputError(f"A task of {self.examples} examples is larger than data set {self.dataset}, which has {available}.")
+    if self.examples > available:
+        raise InputError(f"A task of {self.examples} examples is larger than data set {self.dataset}, "
+                         f"which has {available}.")
     return _on_device(self.dataset, self.root, torch.device(device))
 
+# %% ../nbs/01_streams.ipynb #c0b355b1
 @patch
 def subset(self:Stream,
            seeds:Tensor, # int64, [S]
            number:int=0, # which draw, if a seed draws several
           )->Tensor: # int64, [S, `examples`]: positions in the data set
     "As many of the data set's images as a task has, drawn for each seed."
-    return permutation(key(seeds, "subset", number), len(self.data().images))[:, :self.examples]
+    return permutation(key(seeds, "subset", number),
+                       len(self.data().images))[:, :self.examples]
 
 # %% ../nbs/01_streams.ipynb #08ccbe9c
 @dataclass(frozen=True, eq=False)
@@ -129,7 +142,10 @@ class Task:
     def examples(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] uint8, y [S, N] int64
         "The examples to learn from, as bytes. Raises `InputError` if the stream gives something else."
         x, y = self._checked("train_examples")
-        if not self.stream.shown(y.shape[1]): raise InputError(f"{type(self.stream).__name__}.train_examples gives {y.shape[1]} examples, which make no batch of {self.stream.batch_size} with last_batch = {self.stream.last_batch!r}.")
+        if not self.stream.shown(y.shape[1]):
+            raise InputError(
+                f"{type(self.stream).__name__}.train_examples gives {y.shape[1]} examples, which make no batch of "
+                f"{self.stream.batch_size} with last_batch = {self.stream.last_batch!r}.")
         return x, y
 
     @property
@@ -147,17 +163,20 @@ class Task:
         "What the stream's method `name` gives for this task, if it is what a stream has to give."
         x, y = getattr(self.stream, name)(self.index, self.seeds)
         S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
-        if x.dtype != torch.uint8: raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, which the stream scales.")
+        if x.dtype != torch.uint8:
+            raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, "
+                             "which the stream scales.")
         if y.dtype != torch.int64: raise InputError(f"{gives} {y.dtype} labels; torch.int64 is needed.")
         if y.dim() != 2 or x.shape[:2] != y.shape or len(y) != S:
-            raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; a row for each of {S} seeds is needed, with as many labels as images.")
+            raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
+                             f"a row for each of {S} seeds is needed, with as many labels as images.")
         if not y.shape[1]: raise InputError(f"{gives} no examples.")
         return x, y
 
-    def scale(self, images:Tensor)->Tensor:
+    def scale(self, images:Tensor)->Tensor: # uint8 -> float32, same shape
         "Bytes to floating point, as the data set says."
-        s = self.stream
-        return _on_device(s.dataset, s.root, self.seeds.device, s.scaling).scale(images) # not `data`, whose checks would be work in every block
+        s = self.stream # and not its `data`, whose checks would be work in every block
+        return _on_device(s.dataset, s.root, self.seeds.device, s.scaling).scale(images)
 
     def part(self, seeds:Tensor)->"Task":
         "The same task for some of its seeds. What examples have been made are not made anew."
@@ -179,8 +198,11 @@ _BLOCK = 2**25 # bytes of scaled examples that are made at a time, about
 @patch
 def batches(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, B, C, H, W], y [S, B]
     "The batches of the task, one a step: pass after pass, each in an order of its own."
-    for x, y in self.blocks(): yield from zip(x.split(self.stream.batch_size, 1), y.split(self.stream.batch_size, 1))
+    for x, y in self.blocks():
+        yield from zip(x.split(self.stream.batch_size, 1),
+                       y.split(self.stream.batch_size, 1))
 
+# %% ../nbs/01_streams.ipynb #d20f1237
 @patch
 def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [S, N]
     "The same, up to 64 batches at a time."
@@ -199,12 +221,14 @@ def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [
 
 # %% ../nbs/01_streams.ipynb #f155d451
 @patch
-def task(self:Stream, 
+def task(self:Stream,
          index:int, # 0 … `tasks` - 1
          seeds, # integers or an int64 tensor [S]
         )->Task:
     "Task `index` for `seeds`, without making any task before it."
-    if not 0 <= index < self.tasks: raise InputError(f"Task {index} is not in the stream; it has tasks 0 to {self.tasks - 1}.")
+    if not 0 <= index < self.tasks:
+        raise InputError(f"Task {index} is not in the stream; "
+                         f"it has tasks 0 to {self.tasks - 1}.")
     return Task(self, index, torch.as_tensor(seeds, dtype=torch.int64))
 
 # %% ../nbs/01_streams.ipynb #6bdf3266
@@ -213,7 +237,7 @@ streams = Registry("stream")
 def stream(name:str, # one of `streams`
            **options, # the stream's options
           )->Stream:
-    "The stream `name` with `options`, its data at hand; raises `InputError` if it cannot be."
+    "The stream `name`, its data at hand; raises `InputError` if it cannot be."
     made = checked(streams[name], f"stream {name}", options)
     made.data()
     return made
@@ -234,20 +258,28 @@ class PermutedMNIST(Stream):
     def _permuted(self, images, index, seeds): # images [S or 1, N, C, H, W]
         pixels = images[0, 0].numel()
         order = permutation(key(seeds, "pixels", index), pixels)
-        if self.first_identity and index == 0: order = torch.arange(pixels, device=seeds.device).expand_as(order)
+        if self.first_identity and index == 0:
+            order = torch.arange(pixels, device=seeds.device).expand_as(order)
         flat = images.flatten(2).expand(len(seeds), -1, -1)
         return flat.gather(2, order[:, None].expand_as(flat)).view(-1, *images.shape[1:])
 
 # %% ../nbs/01_streams.ipynb #44f2c5e1
 @patch
 def train_examples(self:PermutedMNIST, index, seeds):
-    data, subset = self.data(seeds.device), self.subset(seeds, index if self.fresh_subset else 0)
-    return self._permuted(data.images.index_select(0, subset.flatten()).unflatten(0, subset.shape), index, seeds), data.labels[subset]
+    "The seed's digits, permuted as the task says: x [S, N, 1, 28, 28] uint8, y [S, N]."
+    data, subset = (self.data(seeds.device),
+                    self.subset(seeds, index if self.fresh_subset else 0))
+    return self._permuted(
+        data.images.index_select(0, subset.flatten()).unflatten(0, subset.shape),
+        index, seeds), data.labels[subset]
 
+# %% ../nbs/01_streams.ipynb #f1720ca6
 @patch
 def test_examples(self:PermutedMNIST, index, seeds):
+    "All test digits, permuted in the same way: x [S, M, 1, 28, 28] uint8, y [S, M]."
     data = self.data(seeds.device)
-    return self._permuted(data.test_images[None], index, seeds), data.test_labels.expand(len(seeds), -1)
+    return (self._permuted(data.test_images[None], index, seeds),
+            data.test_labels.expand(len(seeds), -1))
 
 # %% ../nbs/01_streams.ipynb #20ea21a7
 @streams.register("random_label_mnist")
@@ -259,16 +291,19 @@ class RandomLabelMNIST(Stream):
     tasks: Count = 50
     examples: Count = 1200
     passes: Count = 400
-    labels: Literal["uniform", "permuted"] = "uniform" # permuted: the true labels, shuffled among the images [code]
+    labels: Literal["uniform", "permuted"] = "uniform" # or the true ones, shuffled [code]
     in_code = dict(Stream.in_code, labels="permuted")
 
     def train_examples(self, index, seeds):
+        "The seed's images with the task's labels: x [S, N, C, H, W] uint8, y [S, N]."
         data, subset = self.data(seeds.device), self.subset(seeds)
         x, k = data.images[subset], key(seeds, "labels", index)
         if self.labels == "uniform": return x, integers(k, self.examples, data.classes)
         return x, data.labels[subset].gather(1, permutation(k, self.examples))
 
-    def test_examples(self, index, seeds): return self.train_examples(index, seeds)
+    def test_examples(self, index, seeds):
+        "The examples to learn from: no others have these labels."
+        return self.train_examples(index, seeds)
 
 # %% ../nbs/01_streams.ipynb #eeb7db23
 @streams.register("random_label_cifar10")
@@ -301,19 +336,29 @@ class ClassStream(Stream):
     def _enough(self):
         sizes = [self.classes_in(t) * self.each for t in range(self.tasks)]
         most, fewest = max(sizes), min(sizes)
-        if not self.shown(fewest): raise ValueError(f"the smallest task has {fewest} examples, which make no batch of {self.batch_size} with last_batch = {self.last_batch!r}")
-        if self.examples != most: raise ValueError(f"examples = {self.examples}, but the largest task has {most}: its classes times each = {self.each}")
+        if not self.shown(fewest):
+            raise ValueError(f"the smallest task has {fewest} examples, which make no batch of {self.batch_size} "
+                             f"with last_batch = {self.last_batch!r}")
+        if self.examples != most:
+            raise ValueError(f"examples = {self.examples}, but the largest task has {most}: "
+                             f"its classes times each = {self.each}")
         return self
 
 # %% ../nbs/01_streams.ipynb #af126a67
 @patch
 def data(self:ClassStream, device="cpu")->Dataset:
-    "The stream's data set on `device`. Raises `InputError` if it is missing, or has too few classes or too few images of one."
-    d, needed = _on_device(self.dataset, self.root, torch.device(device)), sum(self.classes_in(t) for t in range(self.tasks))
-    if needed > d.classes: raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")
-    if self.each > (fewest := int(d.labels.bincount(minlength=d.classes).min())): raise InputError(f"each = {self.each}, but a class of data set {self.dataset} has only {fewest} images to learn from.")
+    """The stream's data set on `device`.
+    Raises `InputError` if it is missing, or has too few classes or too few images of one."""
+    d, needed = (_on_device(self.dataset, self.root, torch.device(device)),
+                 sum(self.classes_in(t) for t in range(self.tasks)))
+    if needed > d.classes:
+        raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")
+    if self.each > (fewest := int(d.labels.bincount(minlength=d.classes).min())):
+        raise InputError(f"each = {self.each}, but a class of data set {self.dataset} has only {fewest} images "
+                         "to learn from.")
     return d
 
+# %% ../nbs/01_streams.ipynb #edc66931
 @patch
 def _of_classes(self:ClassStream, images, labels, classes, each):
     "The first `each` images of each class, and their labels: [S, classes × each, C, H, W] and [S, classes × each]."
@@ -323,15 +368,20 @@ def _of_classes(self:ClassStream, images, labels, classes, each):
     take = where[(start[classes][..., None] + torch.arange(each, device=classes.device))].flatten(1)
     return images[take], self.labels_of(classes).repeat_interleave(each, 1)
 
+# %% ../nbs/01_streams.ipynb #d8abd463
 @patch
 def train_examples(self:ClassStream, index, seeds):
+    "`each` images of each class of the task: x [S, classes × each, C, H, W] uint8, y [S, classes × each]."
     d = self.data(seeds.device)
     return self._of_classes(d.images, d.labels, self.classes_of(index, seeds), self.each)
 
+# %% ../nbs/01_streams.ipynb #0b7a772b
 @patch
 def test_examples(self:ClassStream, index, seeds):
+    "As many test images of each class as the rarest class has, with their labels."
     d = self.data(seeds.device)
-    return self._of_classes(d.test_images, d.test_labels, self.classes_of(index, seeds), int(d.test_labels.bincount().min()))
+    return self._of_classes(d.test_images, d.test_labels, self.classes_of(index, seeds),
+                            int(d.test_labels.bincount().min()))
 
 # %% ../nbs/01_streams.ipynb #51c4b46d
 @streams.register("five_plus_one_cifar100")
@@ -347,8 +397,13 @@ class FivePlusOneCIFAR100(ClassStream):
     passes: Count = 10 # over a hard task
     in_code = dict(Stream.in_code, tasks=31, scaling="cifar10")
 
-    def classes_in(self, index): return 1 if index % 2 else 5
-    def counts(self, index): return index % 2 == 0
+    def classes_in(self, index):
+        "5 and 1 in turn."
+        return 1 if index % 2 else 5
+
+    def counts(self, index):
+        "Whether the task is a hard one."
+        return index % 2 == 0
 
 # %% ../nbs/01_streams.ipynb #1d076a0f
 @streams.register("continual_imagenet")
@@ -364,8 +419,15 @@ class ContinualImageNet(ClassStream):
     passes: Count = 10
     in_code = dict(Stream.in_code, scaling="unit")
 
-    def classes_in(self, index): return 2
-    def labels_of(self, classes): return torch.arange(2, device=classes.device).expand_as(classes)
+    def classes_in(self, index):
+        "2, in every task."
+        return 2
+
+    def labels_of(self, classes):
+        "0 and 1, whichever the two classes are: [S, 2]."
+        return torch.arange(2, device=classes.device).expand_as(classes)
 
     @property
-    def outputs(self): return 2
+    def outputs(self):
+        "2, however many classes come."
+        return 2

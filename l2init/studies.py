@@ -38,40 +38,56 @@ class Named(BaseModel):
     "A name and options, which are checked where the name is defined."
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     name: str
-    @property
-    def options(self)->dict: return dict(self.model_extra)
 
+    @property
+    def options(self)->dict:
+        "All that is said beside the name."
+        return dict(self.model_extra)
+
+# %% ../nbs/12_studies.ipynb #08eb43cd
 class NamedMethod(Named):
-    "A method with its hyper-parameters and, where they are not those of the study, its optimizers."
+    "A method with its hyper-parameters and, if not the study's are meant, optimizers."
     optimizers: list[Named] = []
 
 Some = Annotated[list[Named], Field(min_length=1)]
 
+# %% ../nbs/12_studies.ipynb #53db023e
 MOST_RUNS = 10**4 # of a study
-MOST_NUMBERS = 10**10 # weights of all learners of a run, which are in memory together with as many gradients, anchors and moments
+MOST_NUMBERS = 10**10 # weights of all learners of a run; gradients, anchors and moments are as many each
 
+# %% ../nbs/12_studies.ipynb #8474bdab
 class Study(Options):
     "What a study file says."
     about: str = "" # what the study asks
-    seeds: Annotated[list[Seed], Field(min_length=1)] # of every configuration or, if there are `select_seeds`, of those that were selected
+    # of every configuration or, if there are `select_seeds`, of those that were selected
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     select_seeds: list[Seed] = [] # of every configuration in a first phase, which selects the best one of each run
     streams: Some # name and options of each stream
-    methods: Annotated[list[NamedMethod], Field(min_length=1)] # name, a list of values for each hyper-parameter and, where they are a method's own, optimizers
-    optimizers: list[Named] = [] # of the methods that have none of their own: name, learning_rate (a list) and options
+    # name, a list of values for each hyper-parameter and, where they are a method's own, optimizers
+    methods: Annotated[list[NamedMethod], Field(min_length=1)]
+    # of the methods that have none of their own: name, learning_rate (a list) and options
+    optimizers: list[Named] = []
     networks: list[Named] = [] # name and options of each; none: each stream's `network`
     probes: dict = {} # as in `l2init.training.Probes`
-    protocol: Literal["paper", "code"] = "paper" # code: where nothing else is said, options have the values of the authors' code
+    # code: where nothing else is said, options have the values of the authors' code
+    protocol: Literal["paper", "code"] = "paper"
     report: str|None = None # the notebook in nbs/reports that draws the study
     plugins: list[str] = [] # Python files beside the study file that define further methods
 
     @model_validator(mode="after")
     def _apart(self):
-        if both := sorted({*self.seeds} & {*self.select_seeds}): raise ValueError(f"seed {both[0]} is in seeds and in select_seeds, but evaluation needs seeds that selection has not seen")
-        for name, seeds in dict(seeds=self.seeds, select_seeds=self.select_seeds).items(): # now, since evaluation comes hours later
-            if again := [s for s, times in Counter(seeds).items() if times > 1]: raise ValueError(f"seed {again[0]} is in {name} twice")
-        if not self.optimizers and (bare := [m.name for m in self.methods if not m.optimizers]): raise ValueError(f"optimizers are missing, and method {bare[0]} has none of its own")
+        if both := sorted({*self.seeds} & {*self.select_seeds}):
+            raise ValueError(f"seed {both[0]} is in seeds and in select_seeds, "
+                             "but evaluation needs seeds that selection has not seen")
+        for name, seeds in dict(seeds=self.seeds, select_seeds=self.select_seeds).items():
+            if again := [s for s, times in Counter(seeds).items() if times > 1]:
+                raise ValueError(f"seed {again[0]} is in {name} twice")
+        if not self.optimizers and (bare := [m.name for m in self.methods if not m.optimizers]):
+            raise ValueError(f"optimizers are missing, and method {bare[0]} has none of its own")
         for p in self.plugins:
-            if not re.fullmatch(r"([\w-]+/)*[\w-]+\.py", p): raise ValueError(f"plugins: {short(p)} is not the name of a Python file beside the study file or in a folder there, such as my_method.py")
+            if not re.fullmatch(r"([\w-]+/)*[\w-]+\.py", p):
+                raise ValueError(f"plugins: {short(p)} is not the name of a Python file "
+                                 "beside the study file or in a folder there, such as my_method.py")
         return self
 
 # %% ../nbs/12_studies.ipynb #d46bbc62
@@ -79,63 +95,90 @@ def project_root(study_file:Path)->Path:
     "The nearest folder above `study_file` that has nbs/experiments."
     for folder in study_file.resolve().parents:
         if (folder / "nbs" / "experiments").is_dir(): return folder
-    raise InputError(f"No folder above {study_file} has nbs/experiments, where the experiment notebooks are.")
+    raise InputError(f"No folder above {study_file} has nbs/experiments, "
+                     "where the experiment notebooks are.")
 
+# %% ../nbs/12_studies.ipynb #0e564951
 def read_study(study_file:str|Path)->Study:
-    "Read and check a study file; names and options are checked when the runs are planned."
+    "Read and check a study file; names and options are checked when runs are planned."
     study_file = Path(study_file)
     study_name(study_file)
     try:
-        if study_file.exists() and not study_file.is_file(): raise InputError(f"{study_file} is not a file.")
+        if study_file.exists() and not study_file.is_file():
+            raise InputError(f"{study_file} is not a file.")
         content = tomllib.loads(study_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         here = sorted(str(p) for p in study_file.parent.glob("*.toml"))
         raise unknown("study file", str(study_file), here) from None
-    except OSError as e: raise InputError(f"{short(str(study_file))} cannot be read: {e.strerror}.") from None
-    except RecursionError: raise InputError(f"{study_file} cannot be read: its values are nested too deeply.") from None
-    except ValueError as e: raise InputError(f"{study_file} is not TOML: {e}.") from None # of the grammar, the encoding or a number that is too long
+    except OSError as e:
+        raise InputError(f"{short(str(study_file))} cannot be read: "
+                         f"{e.strerror}.") from None
+    except RecursionError:
+        raise InputError(f"{study_file} cannot be read: "
+                         "its values are nested too deeply.") from None
+    except ValueError as e: # of the grammar, the encoding or a number that is too long
+        raise InputError(f"{study_file} is not TOML: {e}.") from None
     return checked(Study, str(study_file), content)
 
 # %% ../nbs/12_studies.ipynb #a9ce7a1e
-TYPES = {name: TypeAdapter(t) for name, t in {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "list[int]": list[int], "list[float]": list[float]}.items()}
+TYPES = {name: TypeAdapter(t) for name, t in {
+    "int": int, "float": float, "bool": bool, "str": str, "dict": dict,
+    "list[int]": list[int], "list[float]": list[float]}.items()}
 
 PLACE = "root", "threads", "folder", "every" # parameters that say where and how a run is done; they decide nothing
 
+# %% ../nbs/12_studies.ipynb #e24fc40b
 def declared(notebook:Path)->dict[str, tuple]: # name -> type by name, default
-    "What the notebook's `parameters` cell declares. Raises `InputError` for a line that is not `name: type = value # help`."
+    """What the notebook's `parameters` cell declares.
+    Raises `InputError` for a line that is not `name: type = value # help`."""
     if not notebook.is_file():
-        raise unknown("experiment notebook", notebook.stem, sorted(p.stem for p in notebook.parent.glob("*.ipynb")))
+        raise unknown("experiment notebook", notebook.stem,
+                      sorted(p.stem for p in notebook.parent.glob("*.ipynb")))
     return _declared(notebook, notebook.stat().st_mtime_ns)
 
+# %% ../nbs/12_studies.ipynb #242f772c
 @lru_cache
 def _declared(notebook, modified):
+    "As `declared`; a notebook is read anew only when it was modified."
     try: cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError) as e: raise InputError(f"{notebook.name} is not a notebook ({type(e).__name__}).") from None
+    except (ValueError, KeyError) as e:
+        raise InputError(f"{notebook.name} is not a notebook ({type(e).__name__}).") from None
     found = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
-    if len(found) != 1: raise InputError(f"{notebook.name} has {len(found)} cells with the tag `parameters`; one is needed.")
+    if len(found) != 1:
+        raise InputError(f"{notebook.name} has {len(found)} cells with the tag `parameters`; one is needed.")
     try: lines = ast.parse(found[0]).body
-    except SyntaxError as e: raise InputError(f"{notebook.name}: line {e.lineno} of the parameters is not Python: {e.msg}.") from None
+    except SyntaxError as e:
+        raise InputError(f"{notebook.name}: line {e.lineno} of the parameters is not Python: {e.msg}.") from None
     return dict(_declaration(notebook, line, found[0]) for line in lines)
 
+# %% ../nbs/12_studies.ipynb #c3c8c2c8
 def _declaration(notebook, line, text):
     "Name, type and default that a line of the parameters declares."
     try:
         kind, default = ast.unparse(line.annotation), ast.literal_eval(line.value)
         TYPES[kind].validate_python(default, strict=True)
         return line.target.id, (kind, default)
-    except (AttributeError, KeyError, TypeError, ValueError): # not such a line, no such type, no plain value, a value of another type
-        raise InputError(f"{notebook.name}: the line `{ast.get_source_segment(text, line)}` is not `name: type = value # help`, with one of the types {', '.join(TYPES)} and a value of it.") from None
+    # not such a line, no such type, no plain value, a value of another type
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{notebook.name}: the line `{ast.get_source_segment(text, line)}` is not "
+                         f"`name: type = value # help`, with one of the types {', '.join(TYPES)} and a value of it."
+                        ) from None
 
-def parameters(notebook:Path, # with a cell tagged `parameters`, each line as `name: type = value # help`
+# %% ../nbs/12_studies.ipynb #6e237498
+def parameters(notebook:Path, # its cell tagged `parameters` has lines as in `declared`
                given:dict, # what is to be run
               )->dict: # all parameters but those of `PLACE`
-    "The parameters of a run: those `given`; what else the notebook declares has its default. Raises `InputError` for a wrong name or type."
+    """The parameters of a run: those `given`; what else the notebook declares has its
+    default. Raises `InputError` for a wrong name or type."""
     known = declared(notebook)
     for name, value in given.items():
         if name not in known: raise unknown(f"parameter of {notebook.name}", name, known)
         try: TYPES[known[name][0]].validate_python(value, strict=True)
-        except ValidationError: raise InputError(f"{notebook.name}: {name} = {short(value)} is not of type {known[name][0]}.") from None
-    return {name: given.get(name, default) for name, (_, default) in known.items() if name not in PLACE}
+        except ValidationError:
+            raise InputError(f"{notebook.name}: {name} = {short(value)} "
+                             f"is not of type {known[name][0]}.") from None
+    return {name: given.get(name, default)
+            for name, (_, default) in known.items() if name not in PLACE}
 
 # %% ../nbs/12_studies.ipynb #c3b1d0ed
 def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
@@ -148,14 +191,15 @@ def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
 
 def _load_plugin(path):
     name = f"l2init plugin {path}"
-    if not os.path.isfile(path): raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
+    if not os.path.isfile(path):
+        raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
     text = Path(path).read_bytes()
     if name in sys.modules and sys.modules[name].text == text: return
     forget(name) # what an earlier text has registered
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        exec(compile(text, path, "exec"), module.__dict__) # not by the loader, which takes what it has compiled in the same second
+    try: # not by the loader, which takes what it has compiled in the same second
+        exec(compile(text, path, "exec"), module.__dict__)
         module.text = text
     except (Exception, SystemExit) as e: # whatever is in the file
         forget(name)
@@ -167,9 +211,12 @@ load_plugins(filter(None, os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)
 # %% ../nbs/12_studies.ipynb #ef51dc13
 def report_notebook(study_file:str|Path)->Path|None:
     "The report notebook that the study names, if it names one."
-    name, reports = read_study(study_file).report, project_root(Path(study_file)) / "nbs" / "reports"
+    name, reports = (read_study(study_file).report,
+                     project_root(Path(study_file)) / "nbs" / "reports")
     if name is None: return None
-    if name not in (known := sorted(p.stem for p in reports.glob("*.ipynb"))): raise unknown("report", name, known) # a name, never a path
+    # a name, never a path
+    if name not in (known := sorted(p.stem for p in reports.glob("*.ipynb"))):
+        raise unknown("report", name, known)
     return reports / f"{name}.ipynb"
 
 # %% ../nbs/12_studies.ipynb #4129106c
@@ -185,10 +232,13 @@ def plan(study_file:str|Path, # TOML
     checked(Probes, "probes", study.probes)
     pairs = [(m, o) for m in study.methods for o in m.optimizers or study.optimizers]
     number = len(study.streams) * (len(study.networks) or 1) * len(pairs)
-    if number > MOST_RUNS: raise InputError(f"{study_file}: its streams, networks, methods and optimizers make {number:,} runs, at most {MOST_RUNS:,} are allowed.")
+    if number > MOST_RUNS:
+        raise InputError(f"{study_file}: its streams, networks, methods and optimizers make {number:,} runs, "
+                         f"at most {MOST_RUNS:,} are allowed.")
     for s, n, (m, o) in itertools.product(study.streams, study.networks or [None], pairs):
         notebook, told = notebooks / f"{s.name}.ipynb", described(study, s, n, m, o)
-        make = lambda phase, **more: replace(make_run(study_name(study_file), notebook, {**told, **more}, Path(runs), data, phase), plugins=plugins)
+        make = lambda phase, **more: replace(
+            make_run(study_name(study_file), notebook, {**told, **more}, Path(runs), data, phase), plugins=plugins)
         if not study.select_seeds: found = [make("", seeds=study.seeds)]
         else:
             first = make("select", seeds=study.select_seeds)
@@ -198,76 +248,116 @@ def plan(study_file:str|Path, # TOML
             planned[run.id] = run
     return sorted(planned.values(), key=lambda r: -r.steps * r.learners)
 
+# %% ../nbs/12_studies.ipynb #8dc5fc85
 def only_known(kind, given, known):
     "Raise `InputError` if there is a name in `given` that is not `known`."
     for name in given:
         if name not in known: raise unknown(kind, name, known)
 
+# %% ../nbs/12_studies.ipynb #ec5e9195
 def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
-    "All that decides one run, seeds aside: what the study says of it, else what the protocol says, else the default of where it is defined."
+    """All that decides one run, seeds aside: what the study says of it, else what the protocol says,
+    else the default of where it is defined."""
     n = n or Named(name=streams[s.name].network)
     only_known(f"hyper-parameter of method {m.name}", m.options, methods[m.name].hyper.model_fields)
     if "learning_rate" not in o.options: raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing.")
     further = {k: v for k, v in o.options.items() if k != "learning_rate"}
-    stream_code, hyper_code, net_code, probes_code = ({}, {}, {}, {}) if study.protocol == "paper" else in_code(s.name, m.name, n.name, n.options.get("init", "default"))
+    stream_code, hyper_code, net_code, probes_code = (
+        ({}, {}, {}, {}) if study.protocol == "paper"
+        else in_code(s.name, m.name, n.name, n.options.get("init", "default")))
     full = lambda kind, where, options: checked(kind, where, options).model_dump()
     stream_options = full(streams[s.name], f"stream {s.name}", {**stream_code, **s.options})
-    return {**stream_options, "method": m.name, "hyper": {**methods[m.name].defaults, **hyper_code, **m.options},
-            "optimizer": o.name, "optimizer_options": full(optimizers[o.name], f"optimizer {o.name}", further), "learning_rate": o.options["learning_rate"],
-            "network": {"name": n.name, **full(networks[n.name], f"network {n.name}", {**net_code, **n.options})}, "probes": full(Probes, "probes", {**probes_code, **study.probes})}
+    return {**stream_options,
+            "method": m.name,
+            "hyper": {**methods[m.name].defaults, **hyper_code, **m.options},
+            "optimizer": o.name,
+            "optimizer_options": full(optimizers[o.name], f"optimizer {o.name}", further),
+            "learning_rate": o.options["learning_rate"],
+            "network": {"name": n.name, **full(networks[n.name], f"network {n.name}", {**net_code, **n.options})},
+            "probes": full(Probes, "probes", {**probes_code, **study.probes})}
 
+# %% ../nbs/12_studies.ipynb #4bfadd75
 def in_code(stream:str, method:str, network:str, init:str="default")->tuple[dict, dict, dict, dict]:
-    "The options of a stream, the hyper-parameters of a method (a list each), the options of a network and those of the probes that are the authors' code's."
-    matters = dict(removed=methods[method].network.get("activation") == "crelu", xavier_gain=str(init).startswith("xavier"))
+    """What is the authors' code's: the options of a stream, the hyper-parameters of a method (a list each),
+    the options of a network and those of the probes."""
+    matters = dict(removed=methods[method].network.get("activation") == "crelu",
+                   xavier_gain=str(init).startswith("xavier"))
     net = {n: v for n, v in networks[network].in_code.items() if matters.get(n, True)}
     return streams[stream].in_code, {n: [v] for n, v in methods[method].hyper.in_code.items()}, net, Probes.in_code
 
 # %% ../nbs/12_studies.ipynb #435929a8
-def make_run(study:str, notebook:Path, given:dict, runs:Path, data:bool, phase:str="")->Run: # given: as from `described`, with seeds
+def make_run(study:str, # its name
+             notebook:Path, # the experiment
+             given:dict, # as from `described`, with seeds
+             runs:Path, # the folder that holds a folder for each study
+             data:bool, # also load the data set and check what depends on it
+             phase:str="", # "select" or "evaluate", in a study of two phases
+            )->Run:
     "A run with the parameters `given`, after building once what it will build."
     kind, root = streams[notebook.stem], given["root"] and absolute(given["root"])
-    made = checked(kind, f"stream {notebook.stem}", {n: given[n] for n in kind.model_fields if n in given} | dict(root=root))
+    made = checked(kind, f"stream {notebook.stem}",
+                   {n: given[n] for n in kind.model_fields if n in given} | dict(root=root))
     params = parameters(notebook, {n: v for n, v in given.items() if n != "root" and not left_out(notebook, made, n)})
     learners = grid(params["method"], params["seeds"], params["learning_rate"], **params["hyper"])
     net = {**params["network"], **methods[params["method"]].network}
     name = net.pop("name")
     options = checked(networks[name], f"network {name}", net)
-    if data and (numbers := len(learners) * options.build(made.data().images.shape[1:], made.outputs).size) > MOST_NUMBERS:
-        raise InputError(f"network {name}: {len(learners):,} learners have {numbers:,} weights together, at most {MOST_NUMBERS:,} are allowed.")
-    return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), phase, root or "", scale=scale_of(made, params))
+    if data and (numbers := len(learners) * options.build(made.data().images.shape[1:], made.outputs).size
+                ) > MOST_NUMBERS:
+        raise InputError(f"network {name}: {len(learners):,} learners have {numbers:,} weights together, "
+                         f"at most {MOST_NUMBERS:,} are allowed.")
+    return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), phase, root or "",
+               scale=scale_of(made, params))
 
+# %% ../nbs/12_studies.ipynb #c76d2b6b
 def left_out(notebook:Path, made:Stream, name:str)->bool:
-    "Whether a notebook does not declare an option of its stream, which then is the default. Raises `InputError` if it is not."
+    """Whether a notebook does not declare an option of its stream, which then is the default.
+    Raises `InputError` if it is not."""
     if name in declared(notebook) or name not in type(made).model_fields: return False
-    if name in made.changed(): raise InputError(f"{notebook.name} declares no parameter {name}, so {name} = {short(getattr(made, name))} cannot reach it. Add it to the notebook's parameters and to what it gives to stream(…).")
+    if name in made.changed():
+        raise InputError(f"{notebook.name} declares no parameter {name}, "
+                         f"so {name} = {short(getattr(made, name))} cannot reach it. "
+                         "Add it to the notebook's parameters and to what it gives to stream(…).")
     return True
 
+# %% ../nbs/12_studies.ipynb #1882d7c3
 def scale_of(made:Stream, params:dict)->str:
-    "In a sentence: how large a run's stream is, and what of it and of the network is not as in the stream's source."
+    """In a sentence: how large a run's stream is,
+    and what of it and of the network is not as in the stream's source."""
     net = dict(params["network"])
     name = net.pop("name")
     changed = checked(networks[name], f"network {name}", net).changed()
     unlike = [*made.unlike_source(), *([f"network {name} instead of {made.network}"] if name != made.network else []),
               *(f"{n} = {v} instead of {d}" for n, (v, d) in changed.items())]
     source = made.source.partition(";")[0]
-    return f"{made.title} on {made.scale()}; " + (f"not as in {source}: {', '.join(unlike)}." if unlike else f"as in {source}.")
+    return f"{made.title} on {made.scale()}; " + (
+        f"not as in {source}: {', '.join(unlike)}." if unlike else f"as in {source}.")
 
+# %% ../nbs/12_studies.ipynb #4d9d909c
 def absolute(root:str)->str:
     "The folder `root`, seen from where the command was typed. Raises `InputError` if there can be no such folder."
     if "\0" in root: raise InputError(f"root = {short(root)}: no folder has a null byte in its name.")
     try: return str(Path(root).expanduser().absolute())
     except RuntimeError: raise InputError(f"root = {short(root)}: there is no such user.") from None
 
+# %% ../nbs/12_studies.ipynb #745db255
 def stream_of(run:Run)->Stream:
     "The stream of a run."
     kind = streams[run.notebook.stem]
-    return checked(kind, f"stream {run.notebook.stem}", {n: v for n, v in run.params.items() if n in kind.model_fields} | dict(root=run.root or None))
+    return checked(kind, f"stream {run.notebook.stem}",
+                   {n: v for n, v in run.params.items() if n in kind.model_fields}
+                   | dict(root=run.root or None))
 
+# %% ../nbs/12_studies.ipynb #5d41d0a3
 def choose(run:Run)->dict: # learning_rate and hyper, as in `params`, with one value each
-    "The configuration of a finished run that has the highest total average online accuracy, over tasks that count and all seeds."
+    """The configuration of a finished run that has the highest total average online
+    accuracy, over tasks that count and all seeds."""
     metrics, names = run.metrics, [*run.params["hyper"]]
-    best = metrics[metrics.counts].groupby(["learning_rate", *names], sort=False).online_accuracy.mean().idxmax()
-    rate, *values = (getattr(v, "item", lambda v=v: v)() for v in (best if isinstance(best, tuple) else [best])) # numpy's numbers as Python's
+    best = (metrics[metrics.counts].groupby(["learning_rate", *names], sort=False)
+            .online_accuracy.mean().idxmax())
+    # numpy's numbers as Python's
+    rate, *values = (getattr(v, "item", lambda v=v: v)()
+                     for v in (best if isinstance(best, tuple) else [best]))
     return dict(learning_rate=[rate], hyper={n: [v] for n, v in zip(names, values)})
 
 # %% ../nbs/12_studies.ipynb #cf146656

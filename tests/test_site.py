@@ -161,7 +161,8 @@ def test_pages_are_light():
 
 def test_the_reference_has_every_public_name():
     said = "\n".join("".join(o["data"]["text/markdown"]) for c in code(Path("nbs/reference.ipynb")) for o in c["outputs"])
-    modules = [importlib.import_module(f"l2init.{p.stem}") for p in sorted((ROOT / "l2init").glob("[a-z]*.py"))]
+    files = [*(ROOT / "l2init").glob("[a-z]*.py"), *(ROOT / "l2init" / "internals").glob("[a-z]*.py")]
+    modules = [importlib.import_module(f"l2init.{'internals.' * (p.parent.name == 'internals')}{p.stem}") for p in sorted(files)]
     assert len(modules) > 10 and [f"{m.__name__}.{n}" for m in modules for n in m.__all__ if f"### {n}\n" not in said] == []
     assert " at 0x" not in said
 

@@ -47,24 +47,29 @@ def seconds_per_step(run:Run, # planned with its data
         while time.perf_counter() - start < seconds / 5:
             steps += part.learn_batches(x, y, made.batch_size)[0].cpu().shape[1]
         return (time.perf_counter() - start) / steps
-    middle = statistics.median(measured() for _ in range(5)) # in the first, something may be loaded or compiled
+    # in the first, something may be loaded or compiled
+    middle = statistics.median(measured() for _ in range(5))
     return middle * len(cohort) / len(part.cohort)
 
+# %% ../../nbs/internals/05_batches.ipynb #df2a0a41
 def cohort_of(run:Run)->Cohort:
     "The learners of a run, as its experiment notebook makes them."
     p, made = run.params, stream_of(run)
     net = {n: v for n, v in p["network"].items() if n != "name"}
     learners = grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"])
-    return Cohort(learners, made.data().images.shape[1:], made.outputs, p["method"], p["optimizer"], p["network"]["name"],
-                  "cuda" if torch.cuda.is_available() else "cpu", optimizer_options=p["optimizer_options"], **net)
+    return Cohort(learners, made.data().images.shape[1:], made.outputs,
+                  p["method"], p["optimizer"], p["network"]["name"],
+                  "cuda" if torch.cuda.is_available() else "cpu",
+                  optimizer_options=p["optimizer_options"], **net)
 
 # %% ../../nbs/internals/05_batches.ipynb #5825d519
 def run_study(planned:list[Run], # as from `plan`
-              workers:int=1, # runs at a time; each computes on one core, so that a result does not depend on how many there are
+              workers:int=1, # runs at a time; each computes on one core, so results do not depend on their number
               timeout:float|None=None, # seconds after which a run, or a part of it, has failed
               every:float=60, # seconds between two checkpoints, at least
              )->Iterator[tuple[Run, float]]: # each run as it ends, and its seconds
-    "Execute the runs that are not done yet. A run that fails is recorded, and the others go on; if this is stopped, so are they."
+    """Execute the runs that are not done yet.
+    A run that fails is recorded, and the others go on; if this is stopped, so are they."""
     check_how(workers, timeout, every)
     check_writable(planned[0].home)
     left = deque(r for r in planned if r.state != "done")
@@ -81,7 +86,8 @@ def run_study(planned:list[Run], # as from `plan`
             for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
                 ended.result()
                 run = under_way.pop(ended)
-                if run in under_way.values() or run in (r for r, _ in waiting): continue # other parts of it are not
+                # other parts of it are not
+                if run in under_way.values() or run in (r for r, _ in waiting): continue
                 if run.parts: run.join()
                 yield run, time.perf_counter() - begun[run.id]
     finally:
@@ -89,10 +95,11 @@ def run_study(planned:list[Run], # as from `plan`
         for p in list(alive): p.terminate()
         pool.shutdown()
 
+# %% ../../nbs/internals/05_batches.ipynb #a2ed0e71
 SPLIT_FROM = 300_000 # learner-steps; below, another kernel's start costs more than a core that is idle
 
 def _pieces(left, workers):
-    "The next run, whole or, if it is more than a worker's share of all that is left, in its parts: pairs of run and part."
+    "The next run, whole or in its parts: pairs of run and part."
     size = lambda r: r.steps * r.learners
     share, run = sum(map(size, left)) / workers, left.popleft()
     whole = (run.folder / "checkpoint.pt").exists() or size(run) <= share or size(run) < SPLIT_FROM
@@ -101,36 +108,50 @@ def _pieces(left, workers):
 
 # %% ../../nbs/internals/05_batches.ipynb #6d11f147
 def _in_process(run, alive, stopped, slots, timeout, every):
-    "Execute `run` in a process, which is in `alive` as long as it lives, unless all are `stopped` or somebody else has begun to."
+    """Execute `run` in a process, which is in `alive` as long as it lives,
+    unless all are `stopped` or somebody else has begun to."""
     if stopped.is_set() or run.state in ("done", "running"): return
     slot = slots.get()
     try: _in_slot(run, alive, stopped, slot, timeout, every)
     finally: slots.put(slot)
 
+# %% ../../nbs/internals/05_batches.ipynb #92067dde
 def _in_slot(run, alive, stopped, slot, timeout, every):
-    keep_memory = dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**34), MALLOC_TOP_PAD_=str(2**28)) # glibc: a step's temporaries need no fresh pages
-    env = dict(os.environ, **keep_memory, **gpu_of(slot), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", L2INIT_DATA=str(data_root()))
+    "Start the process, wait for it, and record what it could not say by itself."
+    keep_memory = dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**34),
+                       MALLOC_TOP_PAD_=str(2**28)) # glibc: a step's temporaries need no fresh pages
+    env = dict(os.environ, **keep_memory, **gpu_of(slot), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1",
+               L2INIT_DATA=str(data_root()))
     code = "from l2init.internals.runs import execute_from_stdin as e; e()"
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "log.txt").open("a") as log: # another command may be writing there
-        p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=env, start_new_session=True)
+        p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
+                             env=env, start_new_session=True)
         alive.add(p)
         if stopped.is_set(): p.terminate() # so nobody else has
         try:
             p.stdin.write(f"{every}\n{run.to_json()}\n")
             p.stdin.flush() # and it stays open, as a sign of life
             p.wait(timeout)
-            reason = f"The run's process ended with status {p.returncode}." if p.returncode and run.state == "waiting" else "" # else it could say why by itself
-        except BrokenPipeError: p.wait(); reason = f"The run's process ended with status {p.returncode} before it began."
-        except subprocess.TimeoutExpired:
-            for member in [*psutil.Process(p.pid).children(recursive=True), p]: member.kill() # the kernel, too, whatever it hangs in
+            # in other states, it could say why by itself
+            reason = (f"The run's process ended with status {p.returncode}."
+                      if p.returncode and run.state == "waiting" else "")
+        except BrokenPipeError:
             p.wait()
-            reason = f"TimeoutError: the run took longer than its {timeout:g} seconds. It goes on from its last checkpoint when it is tried again."
+            reason = f"The run's process ended with status {p.returncode} before it began."
+        except subprocess.TimeoutExpired: # kill the kernel, too, whatever it hangs in
+            for member in [*psutil.Process(p.pid).children(recursive=True), p]: member.kill()
+            p.wait()
+            reason = (f"TimeoutError: the run took longer than its {timeout:g} seconds. "
+                      "It goes on from its last checkpoint when it is tried again.")
     alive.discard(p)
     if reason and not stopped.is_set():
         try: write_text(run.folder / "error.txt", f"{(run.folder / 'log.txt').read_text()}\n{reason}")
-        except OSError as e: raise InputError(f"{run.folder} cannot be written: {e.strerror}. When it can, the same command goes on where it was.") from None
+        except OSError as e:
+            raise InputError(f"{run.folder} cannot be written: {e.strerror}. "
+                             "When it can, the same command goes on where it was.") from None
 
+# %% ../../nbs/internals/05_batches.ipynb #7c05499d
 def gpu_of(slot:int)->dict:
     "The environment in which a worker sees one GPU alone, if there are GPUs."
     if not torch.cuda.is_available(): return {}
@@ -144,6 +165,7 @@ def check_how(workers:int, timeout:float|None, every:float)->None:
         if value is not None and not value > 0: raise InputError(f"{name} = {value}: it must be more than 0.")
     if not every >= 0: raise InputError(f"every = {every}: it must not be less than 0.")
 
+# %% ../../nbs/internals/05_batches.ipynb #757b9a97
 def check_writable(folder:Path)->None:
     "Raise `InputError` unless files can be made in `folder`, which is made if it is not there."
     try:
@@ -164,6 +186,8 @@ def report(study_file:str|Path,
     home.mkdir(exist_ok=True)
     if not (home / "done").exists() or (home / "done").read_text() != state:
         write(home / "table.parquet", lambda p: table.to_parquet(p, index=False))
-        papermill_to(notebook, home / notebook.name, dict(table=str((home / "table.parquet").resolve()), figures=str(home.resolve())))
+        papermill_to(notebook, home / notebook.name,
+                     dict(table=str((home / "table.parquet").resolve()),
+                          figures=str(home.resolve())))
         write_text(home / "done", state)
     return sorted(home.glob("*.png"))

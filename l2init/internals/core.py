@@ -19,19 +19,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% ../../nbs/internals/00_core.ipynb #f2a89c3e
 class InputError(Exception):
-    "What somebody typed cannot be used. The message says what was given, what is allowed and what comes nearest."
+    """What somebody typed cannot be used.
+    The message says what was given, what is allowed and what comes nearest."""
 
 # %% ../../nbs/internals/00_core.ipynb #955a6e42
 class _Shortened(reprlib.Repr):
     def __init__(self):
         super().__init__()
         self.maxstring = self.maxother = 100
-    def repr_int(self, x, level): return super().repr_int(x, level) if x.bit_length() < 10_000 else f"an integer of {x.bit_length():,} bits" # str() refuses it
+    def repr_int(self, x, level):
+        "`x` in digits, unless there are so many that str() refuses it."
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"an integer of {x.bit_length():,} bits"
 
+# %% ../../nbs/internals/00_core.ipynb #6b36c9d5
 def short(value)->str:
     "What was typed, for a message: on one line, and not longer than one can read."
     return _Shortened().repr(value)
 
+# %% ../../nbs/internals/00_core.ipynb #24b71b0f
 def unknown(kind:str, # what the name should name, e.g. "stream"
             name, # the name that was given
             allowed, # the names there are
@@ -40,11 +45,13 @@ def unknown(kind:str, # what the name should name, e.g. "stream"
     allowed = [str(a) for a in allowed]
     near = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"Unknown {kind} {short(name)}.{hint} Allowed: {', '.join(allowed) or 'none'}.")
+    return InputError(f"Unknown {kind} {short(name)}.{hint} "
+                      f"Allowed: {', '.join(allowed) or 'none'}.")
 
 # %% ../../nbs/internals/00_core.ipynb #efc40795
 class Registry(dict):
-    "A dictionary of the named things of one `kind`; a name that is missing raises an `InputError` with the nearest one."
+    """A dictionary of the named things of one `kind`.
+    A name that is missing raises an `InputError` with the nearest one."""
     every:ClassVar[list] = [] # all registries
 
     def __init__(self, kind:str):
@@ -55,31 +62,37 @@ class Registry(dict):
     def __missing__(self, name): raise unknown(self.kind, name, self)
 
     def register(self, name:str, thing=None):
-        "Put `thing` under `name`; without `thing`, a decorator that does so. A name that another module has registered, or the package itself, raises an `InputError`."
+        """Put `thing` under `name`; without `thing`, a decorator that does so.
+        A name of another module, or of the package itself, raises an `InputError`."""
         module = sys._getframe(1).f_globals["__name__"]
         if thing is None: return lambda t: self._put(name, t, module)
         return self._put(name, thing, module)
 
     def _put(self, name, thing, module):
         if name in self and (self.by[name] != module or module.startswith("l2init.")):
-            raise InputError(f"There is a {self.kind} named {name!r} already, which {self.by[name]} has registered. Choose another name.")
+            raise InputError(f"There is a {self.kind} named {name!r} already, which "
+                             f"{self.by[name]} has registered. Choose another name.")
         self[name], self.by[name] = thing, module
         return thing
 
+# %% ../../nbs/internals/00_core.ipynb #2bf2e1ef
 def forget(module:str)->None:
     "Take out of all registries what `module` has registered."
     for registry in Registry.every:
-        for name in [n for n, by in registry.by.items() if by == module]: registry.pop(name, None), registry.by.pop(name)
+        for name in [n for n, by in registry.by.items() if by == module]:
+            registry.pop(name, None), registry.by.pop(name)
 
 # %% ../../nbs/internals/00_core.ipynb #6e914345
 class Options(BaseModel):
     "Options with types and ranges. Frozen; unknown names are refused."
-    in_code: ClassVar[dict] = {} # the values with which they are those of the authors' code, where it differs from the paper
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    in_code: ClassVar[dict] = {} # as in the authors' code, where the paper differs
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True,
+                              arbitrary_types_allowed=True)
 
     def changed(self)->dict[str, tuple]: # name -> (value, default)
         "The options that are not at their default."
-        values = {name: (getattr(self, name), field.get_default()) for name, field in type(self).model_fields.items()}
+        values = {name: (getattr(self, name), field.get_default())
+                  for name, field in type(self).model_fields.items()}
         return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 # %% ../../nbs/internals/00_core.ipynb #556c04e9
@@ -90,11 +103,13 @@ def checked(model:type[BaseModel], # what defines the options
     "Build `model` from `options`, or raise one `InputError` that names the first thing that is wrong."
     try: return model(**options)
     except ValidationError as e:
-        err = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden") # a misspelt name explains a missing one
+        # a misspelt name explains a missing one
+        err = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden")
         name = ".".join(str(l) for l in err["loc"] if not str(l).startswith(("function-", "list[", "constrained")))
         if err["type"] == "extra_forbidden":
             deep = len(err["loc"]) > 1
-            raise InputError(f"{where}: unknown name {short(name)}.") if deep else unknown(f"option of {where}", name, model.model_fields) from None
+            raise (InputError(f"{where}: unknown name {short(name)}.") if deep
+                   else unknown(f"option of {where}", name, model.model_fields)) from None
         says = err["msg"].removeprefix("Value error, ")
         if not name: raise InputError(f"{where}: {says}.") from None # the options do not fit together
         given = "" if err["type"] == "missing" else f" = {short(err['input'])}"
@@ -109,6 +124,7 @@ def write(path:Path, save:Callable[[Path], None])->None:
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
+# %% ../../nbs/internals/00_core.ipynb #b8a5d4cd
 def write_text(path:Path, text:str)->None:
     "Write `text` to `path`, all of it or nothing."
     write(path, lambda p: p.write_text(text, encoding="utf-8"))

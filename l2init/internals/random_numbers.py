@@ -14,8 +14,10 @@ from torch import Tensor
 # %% ../../nbs/internals/01_random_numbers.ipynb #c62ec6ac
 GAMMA = 0x9E3779B97F4A7C15 - 2**64 # 2^64 / golden ratio, as a signed integer
 
-def _shift_xor(x, s): return (x >> s).bitwise_and_((1 << (64 - s)) - 1).bitwise_xor_(x) # torch's >> copies the sign, so mask it off
+# torch's >> copies the sign, so mask it off
+def _shift_xor(x, s): return (x >> s).bitwise_and_((1 << (64 - s)) - 1).bitwise_xor_(x)
 
+# %% ../../nbs/internals/01_random_numbers.ipynb #ae243885
 def mix(x:Tensor, # int64
        )->Tensor: # int64, same shape
     "SplitMix64's output function: every bit of the result depends on every bit of `x`."
@@ -40,30 +42,36 @@ def bits(key:Tensor, # int64 keys
     "`n` random 64-bit integers for each key."
     return mix(key[..., None] + GAMMA * torch.arange(1, n + 1, device=key.device))
 
-def uniform(key:Tensor, n:int)->Tensor:
+# %% ../../nbs/internals/01_random_numbers.ipynb #ed294792
+def uniform(key:Tensor, n:int)->Tensor: # float32, shape of `key` + [n]
     "`n` numbers for each key, uniform on [0, 1), float32 with 24 random bits."
     if key.device.type == "cpu": return _uniform_in_a_loop(key, n)
     return _upper(bits(key, n))
 
+# %% ../../nbs/internals/01_random_numbers.ipynb #c176641b
 def _upper(bits): return bits.bitwise_right_shift_(40).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
+# %% ../../nbs/internals/01_random_numbers.ipynb #b78df8f2
 def _uniform_in_a_loop(key, n): # the same numbers, thirty times as fast
     from l2init.internals import kernels # here, since Numba takes a while to import
     out = torch.empty(*key.shape, n)
     kernels.uniform(key.contiguous().view(-1).numpy().view("uint64"), out.view(-1, n).numpy())
     return out
 
-def normal(key:Tensor, n:int)->Tensor:
+# %% ../../nbs/internals/01_random_numbers.ipynb #bfd5c97e
+def normal(key:Tensor, n:int)->Tensor: # float32, shape of `key` + [n]
     "`n` standard normal numbers for each key, by Box and Muller's transform."
     half = (n + 1) // 2
     radius, angle = uniform(key, 2 * half).split(half, -1)
     radius, angle = (-2 * torch.log1p(-radius)).sqrt(), 2 * torch.pi * angle
     return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)[..., :n]
 
-def integers(key:Tensor, n:int, high:int)->Tensor:
+# %% ../../nbs/internals/01_random_numbers.ipynb #230d37c5
+def integers(key:Tensor, n:int, high:int)->Tensor: # int64, shape of `key` + [n]
     "`n` integers for each key, uniform on 0 … `high` - 1 (`high` far below 2^31)."
     return ((bits(key, n) >> 33) & 0x7FFFFFFF) % high
 
-def permutation(key:Tensor, n:int)->Tensor:
+# %% ../../nbs/internals/01_random_numbers.ipynb #cc85f42f
+def permutation(key:Tensor, n:int)->Tensor: # int64, shape of `key` + [n]
     "A random order of 0 … `n` - 1 for each key."
     return bits(key, n).argsort(dim=-1, stable=True)

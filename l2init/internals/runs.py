@@ -38,8 +38,10 @@ def _text(file, modified): return Path(file).read_text(encoding="utf-8")
 
 @lru_cache
 def _code(notebook, modified): # without lines that are for the page
-    return [re.sub(r"^#\|.*\n", "", "".join(c["source"]), flags=re.M) for c in json.loads(_text(notebook, modified))["cells"] if c["cell_type"] == "code"]
+    return [re.sub(r"^#\|.*\n", "", "".join(c["source"]), flags=re.M)
+            for c in json.loads(_text(notebook, modified))["cells"] if c["cell_type"] == "code"]
 
+# %% ../../nbs/internals/03_runs.ipynb #f508b281
 @dataclass(frozen=True, eq=False)
 class Run:
     "One cohort on one stream: an experiment notebook, its parameters, and where it is executed."
@@ -58,11 +60,14 @@ class Run:
     def id(self)->str:
         "Hash of the notebook's code, the package's version, the parameters and the plugins."
         texts = [_text(p, Path(p).stat().st_mtime_ns) for p in self.plugins]
-        identity = json.dumps([_code(self.notebook, self.notebook.stat().st_mtime_ns), l2init.__version__, self.params, *texts], sort_keys=True)
+        identity = json.dumps([_code(self.notebook, self.notebook.stat().st_mtime_ns), l2init.__version__,
+                               self.params, *texts], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
     @cached_property
-    def folder(self)->Path: return self.home / self.id
+    def folder(self)->Path:
+        "The run's own folder, named by its `id`."
+        return self.home / self.id
 
     def to_json(self)->str:
         "On one line, for another process."
@@ -85,8 +90,11 @@ def parts(self:Run)->list[Run]:
     file = self.folder / "parts.json"
     if not file.exists(): return []
     per_seed = self.learners // len(self.params["seeds"])
-    return [replace(self, params=dict(self.params, seeds=some), learners=per_seed * len(some), home=self.folder / "parts") for some in json.loads(file.read_text())]
+    return [replace(self, params=dict(self.params, seeds=some), learners=per_seed * len(some),
+                    home=self.folder / "parts")
+            for some in json.loads(file.read_text())]
 
+# %% ../../nbs/internals/03_runs.ipynb #9e1a2143
 @patch(as_prop=True)
 def state(self:Run)->str:
     "One of `OUTCOMES`."
@@ -95,64 +103,81 @@ def state(self:Run)->str:
         if (self.folder / "lock").exists():
             with FileLock(self.folder / "lock").acquire(blocking=False): pass
     except Timeout: return "running"
-    except OSError: pass # somebody else's folder, which may only be read: nothing runs there for us
+    except OSError: pass # a folder that may only be read: nothing runs there for us
     states = {part.state for part in self.parts}
     if "running" in states: return "running"
-    return "failed" if "failed" in states or (self.folder / "error.txt").exists() else "waiting"
+    return ("failed" if "failed" in states or (self.folder / "error.txt").exists()
+            else "waiting")
 
+# %% ../../nbs/internals/03_runs.ipynb #9f79a088
 @patch(as_prop=True)
 def seconds(self:Run)->float|None:
     "How long a run that is done took, its kernel's start included."
     file = self.folder / "done"
     return float(file.read_text()) if file.exists() else None
 
+# %% ../../nbs/internals/03_runs.ipynb #2d667c3b
 @patch(as_prop=True)
 def error(self:Run)->str:
     "The last line of a failed run's traceback."
-    file = next((r.folder / "error.txt" for r in (self, *self.parts) if (r.folder / "error.txt").exists()), self.folder / "error.txt")
+    file = next((r.folder / "error.txt" for r in (self, *self.parts)
+                 if (r.folder / "error.txt").exists()),
+                self.folder / "error.txt")
     return file.read_text().strip().splitlines()[-1] if file.exists() else ""
 
+# %% ../../nbs/internals/03_runs.ipynb #bbf60643
 @patch(as_prop=True)
 def progress(self:Run)->str:
-    "How many of its tasks a run has learned, e.g. 12/50; what came after the last checkpoint is learned again by a run that was killed."
+    """How many of its tasks a run has learned, e.g. 12/50; what came after the last
+    checkpoint is learned again by a run that was killed."""
     said = [r.folder / "progress" for r in (self, *self.parts)]
     return " and ".join(file.read_text() for file in said if file.exists())
 
+# %% ../../nbs/internals/03_runs.ipynb #163f0c16
 @patch(as_prop=True)
 def code(self:Run)->str:
     "The digest of the package that made a run that is done, as `CODE`; empty if it is not known."
     file = self.folder / "env.json"
     return json.loads(file.read_text(encoding="utf-8")).get("code", "") if file.exists() else ""
 
+# %% ../../nbs/internals/03_runs.ipynb #e4293989
 @patch(as_prop=True)
 def metrics(self:Run)->pd.DataFrame:
     "What a run that is done has recorded. Raises `InputError` if the file is damaged."
     file = self.folder / "metrics.parquet"
     try: return pd.read_parquet(file)
     except (OSError, ValueError) as e: # pyarrow's errors are of these
-        raise InputError(f"{file} is damaged or gone ({type(e).__name__}). Delete {self.folder}, and the same `l2init run` does this run again.") from None
+        raise InputError(f"{file} is damaged or gone ({type(e).__name__}). Delete "
+                         f"{self.folder}, and the same `l2init run` does this run again."
+                        ) from None
 
 # %% ../../nbs/internals/03_runs.ipynb #5d0e1a12
 def study_name(study_file:str|Path)->str:
-    "What a study is called: its place below the folder `studies`, if it is in one, e.g. small/permuted_mnist; else the name of its file."
+    """What a study is called: its place below the folder `studies`, if it is in one,
+    e.g. small/permuted_mnist; else the name of its file."""
     *folders, name = Path(study_file).absolute().parts
     name = Path(name).stem
     below = list(itertools.takewhile(lambda f: f != "studies", reversed(folders))) if "studies" in folders else []
     parts = [*reversed(below), name]
     for p in parts:
-        if not re.fullmatch(r"[\w-]+", p): raise InputError(f"A study's name is made of letters, digits, '-' and '_': {short(p)} is not.")
+        if not re.fullmatch(r"[\w-]+", p):
+            raise InputError(f"A study's name is made of letters, digits, '-' and '_': {short(p)} is not.")
     return "/".join(parts)
 
+# %% ../../nbs/internals/03_runs.ipynb #93b5a691
 def scales(runs:list[Run])->list[str]:
-    "How large the runs are, a sentence for each of the scales they have, and what of it is not as in the streams' sources."
+    """How large the runs are, a sentence for each of the scales they have,
+    and what of it is not as in the streams' sources."""
     learners = {}
     for r in runs: learners[r.scale] = learners.get(r.scale, 0) + r.learners
     return [f"{scale} {n:,} learners." for scale, n in learners.items()]
 
+# %% ../../nbs/internals/03_runs.ipynb #59ff2f34
 def pending(planned:list[Run])->int:
     "How many runs will be added to the plan when those that select are done."
     return sum(r.phase == "select" for r in planned) - sum(r.phase == "evaluate" for r in planned)
 
+# %% ../../nbs/internals/03_runs.ipynb #eddf3b80
 def _digests(files): return {str(f): hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
 
 def code_digest()->str:
@@ -162,30 +187,40 @@ def code_digest()->str:
 
 CODE = code_digest() # of what this process has imported
 
+# %% ../../nbs/internals/03_runs.ipynb #2f3304fa
 def of_other_code(runs:list[Run])->list[Run]:
     "Those of `runs` that are done, but were made by other code than the present one."
     return [r for r in runs if r.state == "done" and r.code != CODE]
 
+# %% ../../nbs/internals/03_runs.ipynb #1eaad2de
 def set_aside(run:Run)->None:
-    "Rename the folder of a run that is done, so that it can be done anew; nothing is lost."
+    "Rename the folder of a run that is done, so that it can be done anew; all is kept."
     run.folder.rename(run.folder.with_name(f"{run.id}.{run.code or 'unknown'}"))
 
+# %% ../../nbs/internals/03_runs.ipynb #f678c2f6
 def keep_plan(study_file:str|Path, # what says `runs`
               runs:list[Run], # as from `l2init.studies.plan`
              )->None:
     "Keep a plan in plan.jsonl, in the study's folder."
-    made_from = [*sorted(Path(l2init.__file__).parent.rglob("*.py")), Path(study_file).absolute(), *{r.notebook: 0 for r in runs}, *{p: 0 for r in runs for p in r.plugins}]
-    write_text(runs[0].home / "plan.jsonl", "\n".join([json.dumps(_digests(made_from)), *(r.to_json() for r in runs)]))
+    made_from = [*sorted(Path(l2init.__file__).parent.rglob("*.py")), Path(study_file).absolute(),
+                 *{r.notebook: 0 for r in runs}, *{p: 0 for r in runs for p in r.plugins}]
+    write_text(runs[0].home / "plan.jsonl",
+               "\n".join([json.dumps(_digests(made_from)), *(r.to_json() for r in runs)]))
 
-def kept_plan(study_file:str|Path, folder:str|Path)->list[Run]|None: # `folder` has a folder for each study
+# %% ../../nbs/internals/03_runs.ipynb #8e1c8326
+def kept_plan(study_file:str|Path,
+              folder:str|Path, # has a folder for each study
+             )->list[Run]|None:
     "The plan that was kept, if it is what the study says now; else `None`."
     home = Path(folder) / study_name(study_file)
     try:
         first, *lines = (home / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-        if str(Path(study_file).absolute()) not in (digests := json.loads(first)) or digests != _digests(digests): return None
+        if (str(Path(study_file).absolute()) not in (digests := json.loads(first))
+            or digests != _digests(digests)): return None
     except OSError: return None # there is none, or a file is gone
     runs = [replace(Run.from_json(line), home=home) for line in lines]
-    return runs if pending(runs) == sum(r.phase == "select" and r.state != "done" for r in runs) else None # else there is more to do
+    # otherwise there is more to do
+    return runs if pending(runs) == sum(r.phase == "select" and r.state != "done" for r in runs) else None
 
 # %% ../../nbs/internals/03_runs.ipynb #f0f45e54
 def papermill_to(notebook:Path, output:Path, params:dict)->None:
@@ -195,19 +230,23 @@ def papermill_to(notebook:Path, output:Path, params:dict)->None:
     with TemporaryDirectory(prefix="l2init", dir=place_for_sockets()) as sockets:
         kernel = dict(transport="ipc", ip=f"{sockets}/k") if can_have_sockets(sockets) else {}
         config = Config(KernelManager=dict(kernel, connection_file=f"{sockets}/kernel.json"))
-        papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent), progress_bar=False, config=config, kernel_manager_class=_this_python())
+        papermill.execute_notebook(str(notebook), str(output), parameters=params, cwd=str(output.parent),
+                                   progress_bar=False, config=config, kernel_manager_class=_this_python())
 
+# %% ../../nbs/internals/03_runs.ipynb #198d30f9
 def can_have_sockets(folder:str)->bool:
     "Whether the path of a socket in `folder` is as short as the system wants it."
     import zmq
     return os.name == "posix" and len(os.fsencode(f"{folder}/k-5")) < zmq.IPC_PATH_MAX_LEN
 
+# %% ../../nbs/internals/03_runs.ipynb #37d4a137
 def place_for_sockets()->str:
     "Where a folder for sockets is made: the temporary folder or, where its path is too long, /tmp."
     usual = gettempdir()
     fits = can_have_sockets(f"{usual}/l2init12345678") or not os.access("/tmp", os.W_OK)
     return usual if fits else "/tmp"
 
+# %% ../../nbs/internals/03_runs.ipynb #30a4ed54
 @lru_cache
 def _this_python(): # whatever kernels are called python3 elsewhere
     from jupyter_client import AsyncKernelManager
@@ -215,9 +254,12 @@ def _this_python(): # whatever kernels are called python3 elsewhere
     class ThisPython(AsyncKernelManager):
         "Starts kernels in the Python that asks for them."
         @property
-        def kernel_spec(self): return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python", display_name="this Python")
+        def kernel_spec(self):
+            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                              language="python", display_name="this Python")
     return ThisPython
 
+# %% ../../nbs/internals/03_runs.ipynb #d1126e0c
 def execute(run:Run,
             every:float=60, # seconds between two checkpoints, at least
            )->bool: # was it executed now? False: somebody else has done it or is doing it
@@ -232,8 +274,11 @@ def execute(run:Run,
         write_text(folder / "params.json", json.dumps(dict(run.params, notebook=run.notebook.name), indent=1))
         start = time.perf_counter()
         try:
-            papermill_to(run.notebook, folder / "run.ipynb", dict(run.params, root=run.root, folder=str(folder.resolve()), every=every))
-            if not (folder / "metrics.parquet").exists(): raise InputError(f"{run.notebook.name} left no metrics.parquet; it must end with record(metrics, folder).")
+            papermill_to(run.notebook, folder / "run.ipynb",
+                         dict(run.params, root=run.root, folder=str(folder.resolve()), every=every))
+            if not (folder / "metrics.parquet").exists():
+                raise InputError(f"{run.notebook.name} left no metrics.parquet; "
+                                 "it must end with record(metrics, folder).")
         except Exception:
             write_text(folder / "error.txt", re.sub(r"\x1b\[[\d;]*m", "", traceback.format_exc()))
             raise
@@ -244,14 +289,17 @@ def execute(run:Run,
 # %% ../../nbs/internals/03_runs.ipynb #1c2670c8
 @patch
 def split(self:Run, number:int)->list[Run]:
-    "Split the run into at most `number` parts of about equal size, each with some of its seeds. What was split stays so."
+    """Split the run into at most `number` parts of about equal size, each with some of
+    its seeds. What was split stays so."""
     if self.parts: return self.parts
     seeds, number = self.params["seeds"], min(number, len(self.params["seeds"]))
     ends = [round(len(seeds) * n / number) for n in range(number + 1)]
     self.folder.mkdir(parents=True, exist_ok=True)
-    write_text(self.folder / "parts.json", json.dumps([seeds[a:b] for a, b in itertools.pairwise(ends)]))
+    write_text(self.folder / "parts.json",
+               json.dumps([seeds[a:b] for a, b in itertools.pairwise(ends)]))
     return self.parts
 
+# %% ../../nbs/internals/03_runs.ipynb #855cd7ab
 @patch
 def join(self:Run)->None:
     "Make one of a run's parts, once all are done."
@@ -264,13 +312,15 @@ def join(self:Run)->None:
         environments = [json.loads((p.folder / "env.json").read_text(encoding="utf-8")) for p in parts]
         codes = {e["code"] for e in environments}
         write_text(self.folder / "params.json", json.dumps(dict(self.params, notebook=self.notebook.name), indent=1))
-        write_text(self.folder / "env.json", json.dumps(dict(environments[0], code=codes.pop() if len(codes) == 1 else "several"), indent=1))
+        write_text(self.folder / "env.json", json.dumps(
+            dict(environments[0], code=codes.pop() if len(codes) == 1 else "several"), indent=1))
         write(self.folder / "metrics.parquet", lambda p: metrics.to_parquet(p, index=False))
         write_text(self.folder / "done", str(sum(p.seconds for p in parts)))
 
 # %% ../../nbs/internals/03_runs.ipynb #5d0e1a09
 def execute_from_stdin()->None:
-    "Execute the run that a line of standard input describes, as long as the input stays open: it closes when who wrote it has died."
+    """Execute the run that a line of standard input describes, as long as the input stays
+    open: it closes when who wrote it has died."""
     every, run = float(sys.stdin.readline()), Run.from_json(sys.stdin.readline())
     def follow():
         sys.stdin.read()
@@ -289,16 +339,25 @@ def environment()->dict:
     import torch # here, since most of what asks for runs does without it
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = {p: version(p) for p in ("torch", "numpy", "pandas", "papermill")}
-    tf32 = [name for name, b in dict(products=torch.backends.cuda.matmul, convolutions=torch.backends.cudnn).items() if gpu and b.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"]
-    return dict(l2init=l2init.__version__, code=CODE, **commit_of(Path(l2init.__file__).parent), python=platform.python_version(), **packages,
+    tf32 = [name for name, b in dict(products=torch.backends.cuda.matmul, convolutions=torch.backends.cudnn).items()
+            if gpu and b.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"]
+    return dict(l2init=l2init.__version__, code=CODE, **commit_of(Path(l2init.__file__).parent),
+                python=platform.python_version(), **packages,
                 machine=platform.machine(), cores=os.cpu_count(), gpu=gpu, tf32=tf32)
 
+# %% ../../nbs/internals/03_runs.ipynb #94c1df65
 def commit_of(package:Path)->dict: # commit, or None; dirty: are there changes that are not in it?
-    "The commit of a package in its own repository. A package that lies in somebody else's repository, as in a virtual environment there, has none."
-    def git(*args): return subprocess.run(["git", *args], cwd=package.parent, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of a package in its own repository.
+    A package that lies in somebody else's repository, as in a virtual environment there, has none."""
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=package.parent, capture_output=True, text=True, check=True
+                             ).stdout.strip()
     try:
-        own = Path(git("rev-parse", "--show-toplevel")).resolve() == package.parent.resolve() and git("ls-files", f"{package.name}/__init__.py")
-        if own: return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", package.name)))
+        own = (Path(git("rev-parse", "--show-toplevel")).resolve() == package.parent.resolve()
+               and git("ls-files", f"{package.name}/__init__.py"))
+        if own:
+            return dict(commit=git("rev-parse", "HEAD"),
+                        dirty=bool(git("status", "--porcelain", "--", package.name)))
     except (OSError, subprocess.CalledProcessError): pass # no git, no repository
     return dict(commit=None, dirty=False)
 
@@ -306,7 +365,8 @@ def commit_of(package:Path)->dict: # commit, or None; dirty: are there changes t
 def record(metrics:pd.DataFrame, # as from `l2init.training.train`
            folder:str, # the run's folder; "" keeps nothing
           )->None:
-    "Keep the metrics of a run and the `environment` in which they were made. Experiment notebooks end with it."
+    """Keep the metrics of a run and the `environment` in which they were made.
+    Experiment notebooks end with it."""
     if not folder: return
     write_text(Path(folder) / "env.json", json.dumps(environment(), indent=1))
     write(Path(folder) / "metrics.parquet", lambda p: metrics.to_parquet(p, index=False))

@@ -26,10 +26,13 @@ def find_notebook(text:str, # a notebook's JSON
                  )->Path|None: # None: no file there has this content
     "The notebook in `folder` whose content is `text`."
     content = json.loads(text)
-    return next((p for p in sorted(folder.glob("*.ipynb")) if json.loads(p.read_text(encoding="utf-8")) == content), None)
+    return next((p for p in sorted(folder.glob("*.ipynb"))
+                 if json.loads(p.read_text(encoding="utf-8")) == content), None)
 
+# %% ../../nbs/internals/07_site.ipynb #0a7ed603
 def page(text:str, folder:Path)->str:
-    "The notebook `text` as nbdev would show it, as JSON. Whatever the processing prints goes to standard error."
+    """The notebook `text` as nbdev would show it, as JSON. Whatever the processing prints
+    goes to standard error."""
     os.environ["IN_TEST"] = "1" # keeps cells that export quiet
     with redirect_stdout(sys.stderr):
         from execnb.nbio import dict2nb, nb2str
@@ -37,57 +40,80 @@ def page(text:str, folder:Path)->str:
         nb = dict2nb(json.loads(text))
         nb.path_ = find_notebook(text, folder)
         FilterDefaults()(nb)
-    return nb2str(nb).replace("#LNone", "").replace("__main__.", "") # a link to a line that nbdev did not find; a class, as the page's own notebook knows it
+    # a link to a line that nbdev did not find; a class, as the page's notebook knows it
+    return nb2str(nb).replace("#LNone", "").replace("__main__.", "")
 
+# %% ../../nbs/internals/07_site.ipynb #8570f1fb
 def as_markdown(data:dict)->dict: # what an output holds, by type
     "The same with HTML as Markdown that holds it."
     if "text/html" not in data: return data
     html = "".join(data["text/html"])
-    return {k: v for k, v in data.items() if k != "text/html"} | {"text/markdown": f"```{{=html}}\n{html.strip()}\n```\n".splitlines(keepends=True)}
+    return {k: v for k, v in data.items() if k != "text/html"} | {
+        "text/markdown": f"```{{=html}}\n{html.strip()}\n```\n".splitlines(keepends=True)}
 
+# %% ../../nbs/internals/07_site.ipynb #b30515cc
 def as_in_terminal(outputs:list[dict])->list[dict]:
-    "The outputs with neighbouring texts joined, and of each line what a terminal shows after its carriage returns."
+    """The outputs with neighbouring texts joined, and of each line what a terminal shows
+    after its carriage returns."""
     out = []
     for o in outputs:
-        if "name" in o and out and out[-1].get("name") == o["name"]: out[-1] = {**o, "text": "".join(out[-1]["text"]) + "".join(o["text"])}
+        if "name" in o and out and out[-1].get("name") == o["name"]:
+            out[-1] = {**o, "text": "".join(out[-1]["text"]) + "".join(o["text"])}
         else: out.append(o)
-    return [{**o, "text": re.sub(r"[^\n]*\r", "", "".join(o["text"])).splitlines(keepends=True)} if "name" in o else o for o in out]
+    return [{**o, "text": re.sub(r"[^\n]*\r", "", "".join(o["text"]))
+                            .splitlines(keepends=True)}
+            if "name" in o else o for o in out]
 
+# %% ../../nbs/internals/07_site.ipynb #6bed09d1
 def in_order(cells:list[dict], text:str)->list[dict]:
-    "Neighbouring pieces of documentation in the order in which the notebook `text` defines what they are about; nbdev turns it round."
-    about = lambda c: re.search(r"show_doc\((?:\w+\.)*(\w+)\)", "".join(c["source"])) if c.pop("has_sd", False) else None
+    """Neighbouring pieces of documentation in the order in which the notebook `text` defines
+    what they are about; nbdev turns it round."""
+    about = lambda c: (re.search(r"show_doc\((?:\w+\.)*(\w+)\)", "".join(c["source"]))
+                       if c.pop("has_sd", False) else None)
     groups = itertools.groupby([(c, about(c)) for c in cells], key=lambda pair: pair[1] is not None)
     place = lambda pair: re.search(rf"(?:def|class) {pair[1][1]}\b", text).start()
-    return [c for documented, group in groups for c, _ in (sorted(group, key=place) if documented else group)]
+    return [c for documented, group in groups
+            for c, _ in (sorted(group, key=place) if documented else group)]
 
+# %% ../../nbs/internals/07_site.ipynb #f8d12149
 LONG = 15 # lines of code that a page shows unfolded, empty ones aside
 
 def for_quarto(notebook:dict, text:str)->dict:
-    "What is left to do when nbdev has made a page of the notebook `text`: definitions in order, tables that need no other server, progress bars that are done, long code folded."
+    """What is left to do when nbdev has made a page of the notebook `text`: definitions in
+    order, tables that need no other server, progress bars that are done, long code folded."""
     notebook["cells"] = in_order(notebook["cells"], text)
     for cell in (c for c in notebook["cells"] if c["cell_type"] == "code"):
-        cell["outputs"] = [{**o, "data": as_markdown(o["data"])} if "data" in o else o for o in as_in_terminal(cell["outputs"])]
+        cell["outputs"] = [{**o, "data": as_markdown(o["data"])} if "data" in o else o
+                           for o in as_in_terminal(cell["outputs"])]
         lines = "".join(cell["source"]).splitlines(keepends=True)
         options = [l for l in lines if l.startswith("#|")]
-        if sum(bool(l.strip()) for l in lines) - len(options) > LONG: lines.insert(0, "#| code-fold: true\n")
+        if sum(bool(l.strip()) for l in lines) - len(options) > LONG:
+            lines.insert(0, "#| code-fold: true\n")
         cell["source"] = lines
     return notebook
 
+# %% ../../nbs/internals/07_site.ipynb #ee0bec31
 def main()->None:
     "The console script: a notebook on standard input, its page on standard output."
     text = sys.stdin.read()
-    sys.stdout.write(json.dumps(for_quarto(json.loads(page(text, Path.cwd())), text), indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(for_quarto(json.loads(page(text, Path.cwd())), text),
+                                indent=1, ensure_ascii=False) + "\n")
 
 # %% ../../nbs/internals/07_site.ipynb #6970c4da
 def light(png:str # base64, as in a notebook's outputs
          )->str: # the same picture in at most 256 colours
     "Fewer colours for a stored picture."
     small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    (Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+     .quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True))
     return base64.b64encode(small.getvalue()).decode()
 
+# %% ../../nbs/internals/07_site.ipynb #9eb1d7bd
 class LightPictures(Preprocessor):
     "An nbconvert preprocessor: the pictures in a cell's outputs, in at most 256 colours."
     def preprocess_cell(self, cell, resources, index):
-        for data in (o.data for o in cell.get("outputs", []) if "image/png" in o.get("data", {})): data["image/png"] = light(data["image/png"])
+        "The cell with its pictures made light, and `resources` as they were."
+        for data in (o.data for o in cell.get("outputs", [])
+                     if "image/png" in o.get("data", {})):
+            data["image/png"] = light(data["image/png"])
         return cell, resources

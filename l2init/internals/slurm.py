@@ -28,17 +28,22 @@ from .runs import Run, execute
 class Element(Checkpointable):
     "Executes a run on a node of the cluster."
     def __call__(self, run:Run, every:float)->bool: # seconds between two checkpoints
+        "Whether the run was executed, as `execute` says it."
         signal.signal(signal.SIGTERM, leave)
         return execute(run, every)
 
+# %% ../../nbs/internals/06_slurm.ipynb #a611ba6a
 def leave(*_)->None:
-    "End this process, which Slurm has cancelled or preempted: at once, before its kernel's end looks like a failure."
+    """End this process, which Slurm has cancelled or preempted: at once, before its kernel's
+    end looks like a failure."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job = os.environ["SLURM_JOB_ID"]
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
-    if "PreemptTime=2" in shown: subprocess.run(["scontrol", "requeue", job]) # with some seconds of grace; Slurm queues only those anew that it has to kill
+    # preempted with some seconds of grace; Slurm queues only those anew that it has to kill
+    if "PreemptTime=2" in shown: subprocess.run(["scontrol", "requeue", job])
     os._exit(143)
 
+# %% ../../nbs/internals/06_slurm.ipynb #49eaa1c0
 @dataclass(frozen=True)
 class Resources:
     "What each element of the array asks for."
@@ -50,32 +55,49 @@ class Resources:
 
     def parameters(self)->dict:
         "As submitit has them. Raises `InputError` for what cannot be."
-        for name, least in (("minutes", 2), ("parallel", 1), ("gpus", 0)): # the warning may come 90 seconds before the end
-            if getattr(self, name) < least: raise InputError(f"{name} = {getattr(self, name)}: at least {least} is needed.")
+        # at least 2 minutes, as the warning may come 90 seconds before the end
+        for name, least in (("minutes", 2), ("parallel", 1), ("gpus", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} = {getattr(self, name)}: "
+                                 f"at least {least} is needed.")
         for option in self.options:
-            if not option.partition("=")[2]: raise InputError(f"{option!r} is no option of sbatch: KEY=VALUE is, e.g. account=myproject.")
+            if not option.partition("=")[2]:
+                raise InputError(f"{option!r} is no option of sbatch: "
+                                 "KEY=VALUE is, e.g. account=myproject.")
         further = dict(option.partition("=")[::2] for option in self.options)
         asked = dict(slurm_partition=self.partition, gpus_per_node=self.gpus or None)
-        return dict(timeout_min=self.minutes, slurm_signal_delay_s=30, cpus_per_task=1, slurm_array_parallelism=self.parallel, slurm_setup=["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
-                    slurm_additional_parameters={"requeue": True, **{n.lstrip("-"): v for n, v in further.items()}}, **{n: v for n, v in asked.items() if v})
+        return dict(timeout_min=self.minutes, slurm_signal_delay_s=30, cpus_per_task=1,
+                    slurm_array_parallelism=self.parallel,
+                    slurm_setup=["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
+                    slurm_additional_parameters={
+                        "requeue": True, **{n.lstrip("-"): v for n, v in further.items()}},
+                    **{n: v for n, v in asked.items() if v})
 
 # %% ../../nbs/internals/06_slurm.ipynb #f17e1805
 def check_slurm()->None:
     "Raise `InputError` unless jobs can be submitted from here."
     for program in ("sbatch", "squeue"):
-        if not shutil.which(program): raise InputError(f"--slurm needs Slurm's {program} on the PATH, which is so on the login nodes of a cluster. Without --slurm the runs are done here.")
+        if not shutil.which(program):
+            raise InputError(f"--slurm needs Slurm's {program} on the PATH, which is so on "
+                             "the login nodes of a cluster. "
+                             "Without --slurm the runs are done here.")
 
+# %% ../../nbs/internals/06_slurm.ipynb #9472eb0d
 def queued()->set[str]:
     "The user's jobs that wait or run, e.g. 123_4 for an element of an array."
-    done = subprocess.run(["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"], capture_output=True, text=True)
-    if done.returncode: raise InputError(f"squeue does not answer: {done.stderr.strip().splitlines()[-1:]}")
+    done = subprocess.run(["squeue", "--noheader", "--array", "--format=%i",
+                           f"--user={getpass.getuser()}"], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"squeue does not answer: {done.stderr.strip().splitlines()[-1:]}")
     return set(done.stdout.split())
 
+# %% ../../nbs/internals/06_slurm.ipynb #4f2170bb
 def job_of(run:Run)->str:
     "The job that a run was submitted as; empty if it was not."
     file = run.folder / "job"
     return file.read_text() if file.exists() else ""
 
+# %% ../../nbs/internals/06_slurm.ipynb #18d703e8
 def submit(runs:list[Run], # those to be done
            resources:Resources=Resources(),
            every:float=60, # seconds between two checkpoints
@@ -85,12 +107,15 @@ def submit(runs:list[Run], # those to be done
     parameters, there = resources.parameters(), queued()
     todo = [r for r in runs if job_of(r) not in there]
     if not todo: return {}
-    executor = AutoExecutor(folder=todo[0].home / "slurm", cluster="slurm", slurm_max_num_timeout=10**6) # as often as it takes
+    executor = AutoExecutor(folder=todo[0].home / "slurm", cluster="slurm",
+                            slurm_max_num_timeout=10**6) # as often as it takes
     executor.update_parameters(name=f"l2init {todo[0].study}", **parameters)
     submitted, most = {}, largest_array()
-    for first in range(0, len(todo), most): submitted |= _submit_array(executor, todo[first:first + most], every)
+    for first in range(0, len(todo), most):
+        submitted |= _submit_array(executor, todo[first:first + most], every)
     return submitted
 
+# %% ../../nbs/internals/06_slurm.ipynb #52d85451
 def _submit_array(executor, runs, every):
     "Submit `runs` as one array and note the job of each."
     try:
@@ -98,21 +123,27 @@ def _submit_array(executor, runs, every):
             jobs = executor.map_array(Element(), runs, [every] * len(runs))
     except (FailedJobError, FailedSubmissionError) as e:
         said = [line for line in str(e).splitlines() if line.strip()]
-        raise InputError(next((line.strip() for line in said if "error" in line), said[-1] if said else "sbatch failed")) from None
+        raise InputError(next((line.strip() for line in said if "error" in line),
+                              said[-1] if said else "sbatch failed")) from None
     for r, job in zip(runs, jobs):
         r.folder.mkdir(parents=True, exist_ok=True)
         write_text(r.folder / "job", job.job_id)
     return {r.id: job.job_id for r, job in zip(runs, jobs)}
 
+# %% ../../nbs/internals/06_slurm.ipynb #57e48510
 def largest_array()->int:
-    "How many elements Slurm lets an array have: indices stay below its MaxArraySize, which is 1,001 unless the cluster says otherwise."
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout if shutil.which("scontrol") else ""
+    """How many elements Slurm lets an array have: indices stay below its MaxArraySize, which
+    is 1,001 unless the cluster says otherwise."""
+    shown = (subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+             if shutil.which("scontrol") else "")
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
     return max(1, (int(found[1]) if found else 1001) - 1)
 
+# %% ../../nbs/internals/06_slurm.ipynb #9e1226f3
 @contextmanager
 def submission_environment():
-    "The environment without what Slurm has said of the job that submits, if it is one; elements would inherit it. Where Slurm's configuration lies stays."
+    """The environment without what Slurm has said of the job that submits, if it is one; elements
+    would inherit it. Where Slurm's configuration lies stays."""
     configuration = {n: os.environ[n] for n in ("SLURM_CONF",) if n in os.environ}
     with clean_env():
         os.environ.update(configuration)
