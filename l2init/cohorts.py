@@ -303,9 +303,10 @@ def learn_by_layers(self:Cohort, x, y, steps): # number of steps done before
 @patch
 def learn_as_perceptrons(self:Cohort, x, y, batch:int): # size of the batches that x and y are
     "The same in one loop for all of some batches, learner by learner: loss and accuracy [K, batches]. Of what layers saved, there is what the last batch's activations were."
+    from l2init.kernels import no_forces # here, since Numba takes a while to import
     (_, *hidden, classes), N, K, a = self.widths, y.shape[1], len(self.theta), self.arrays
     units, loss, accuracy = np.empty((K, batch * sum(hidden)), a["theta"].dtype), np.empty((K, -(-N // batch)), a["theta"].dtype), np.empty((K, -(-N // batch)), np.float32)
-    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), units, loss, accuracy, self.steps, a["along"].get("noise"), a["along"].get("renewal")
+    before = self.checked(x).flatten(2), self.checked(y).contiguous(), batch, a["row"], np.array(self.widths), False, False, units, loss, accuracy, self.steps, no_forces(a["theta"]), a["along"].get("noise"), a["along"].get("renewal")
     at = pull(self.penalty, self.anchor(self.steps), self.penalty_hyper, self.lr) if self.resamples else a["pull"]
     with known_labels(y, classes): self.optimizer.run_loop("perceptron_", before, a["theta"], a["grad"], a["state"], a["lr"], *at)
     saved, start, B = [None] * len(self.network.layers), 0, (N - 1) % batch + 1 # examples in the last batch
