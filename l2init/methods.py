@@ -35,8 +35,9 @@ class Method:
             object.__setattr__(self, "source", "; ".join(sources))
         names = [n for p in self.parts for n in p.hyper.model_fields]
         if twice := [n for n in names if names.count(n) > 1]:
-            raise InputError(f"method {self.title}: two of its parts have the hyper-parameter "
-                             f"{twice[0]}. Give one of them another name for it in a subclass.")
+            raise InputError(f"method {self.title}: two of its parts have the "
+                             f"hyper-parameter {twice[0]}. "
+                             "Give one of them another name for it in a subclass.")
 
     def __getstate__(self): # without the class that `hyper` makes
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -106,7 +107,8 @@ def grid(method:str, # one of `methods`
          learning_rate:list[float],
          **hyper:list, # values of each hyper-parameter of the method
         )->pd.DataFrame: # a row per learner, a column for each of these
-    "All combinations of the values, each with all seeds. Raises `InputError` for what cannot be."
+    """All combinations of the values, each with all seeds.
+    Raises `InputError` for what cannot be."""
     where = f"method {method}"
     values = dict(seed=seeds, learning_rate=learning_rate, **hyper)
     _check_lists(where, values)
@@ -121,7 +123,8 @@ def grid(method:str, # one of `methods`
     table = pd.DataFrame(rows)
     if table.duplicated().any():
         again = table[table.duplicated()].iloc[0].to_dict()
-        raise InputError(f"{where}: a value is in a list twice, so {again} would be trained twice.")
+        raise InputError(f"{where}: a value is in a list twice, "
+                         f"so {again} would be trained twice.")
     return table
 
 # %% ../nbs/08_methods.ipynb #47595fb5

@@ -26,7 +26,7 @@ class Stack:
     memory: dict # the optimizer's state; tensors [K, P] are of single parameters
     seeds: Tensor # int64, [K]
     theta0: Tensor # [K, P], what the parameters were at the start
-    row: Tensor|None = None # int64, [K]: which row of a batch each learner has; None: its own
+    row: Tensor|None = None # int64, [K]: each learner's row of a batch; None: its own
 
     def __getstate__(self): # views are made anew
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -44,7 +44,7 @@ class Stack:
 
     @cached_property
     def mask(self)->Tensor|None: # [P]
-        "1 where penalties apply: everywhere but on normalization layers; None without such."
+        "1 where penalties apply: not on normalization layers; None without such."
         if not any(layer.kind == "norm" for layer in self.network.layers): return None
         return (~self.network.is_norm(self.theta.device)).to(self.theta.dtype)
 
@@ -105,6 +105,7 @@ def optimizer_options(cls:Part, optimizer:str, values:dict)->dict: # of the hype
     "Options of the optimizer that the part sets."
     return {}
 
+# %% ../nbs/03_parts.ipynb #3144bbb9
 @patch
 def check(self:Part, stream)->None:
     "Raise `InputError` if the part cannot be trained on a stream."
@@ -123,11 +124,13 @@ def idle(self:Part, step:int)->int: # steps done
     "How many steps more until there may be something to do before or after one, at least 1."
     return 1
 
+# %% ../nbs/03_parts.ipynb #bcb06361
 @patch
 def in_loop(self:Part)->dict[str, tuple]: # argument of the loop -> its value
     "What the loop of a perceptron's steps wants, to do the part's moments by itself; empty if it can't."
     return {}
 
+# %% ../nbs/03_parts.ipynb #4b91ca63
 def loop_arguments(part:Part)->dict[str, tuple]:
     "As `in_loop`; empty without loops, or if a class has changed a moment since it was said."
     if not part.stack.in_loops: return {}
@@ -143,6 +146,7 @@ class NormalizedLayers(Part):
     formula = "(z - mean z) / std z · gain + offset, before each activation"
     network = dict(layer_norm=True)
 
+# %% ../nbs/03_parts.ipynb #d37b890a
 class ConcatenatedUnits(Part):
     "Units that give their positive and their negative part side by side."
     title, source = "CReLU", "Abbas et al. 2023"

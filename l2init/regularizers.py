@@ -186,7 +186,8 @@ class Regularizer(nn.Module):
                  strength:float, # λ
                  # whom to leave out; default: normalization layers
                  skip:Callable[[str, nn.Parameter], bool]|None=None,
-                 # do all ranks of torch.distributed have the same parameters, and so rank 0's anchors?
+                 # do all ranks of torch.distributed have the same parameters, and so
+                 # rank 0's anchors?
                  sync:bool=True,
                  **hyper, # further hyper-parameters of the penalty
                 ):
@@ -547,13 +548,10 @@ def regularizer(name:str, # one of `regularizers`
 class ConsolidationHyper(Options):
     "Hyper-parameters of elastic weight consolidation."
     importance: Annotated[float, Field(ge=0, allow_inf_nan=False)] # β
-    # last: the newest task alone [code]
-    anchors: Literal["per_task", "online", "last"] = "per_task"
+    anchors: Literal["per_task", "online", "last"] = "per_task" # last: the newest [code]
     fisher_decay: Annotated[float, Field(ge=0, le=1)] = 1. # γ of online anchors
-    # identity: every weight matters as much [code]
-    fisher: Literal["empirical", "identity"] = "empirical"
-    # which of a task's examples it is measured on [code: test]
-    fisher_from: Literal["train", "test"] = "train"
+    fisher: Literal["empirical", "identity"] = "empirical" # identity: all F are 1 [code]
+    fisher_from: Literal["train", "test"] = "train" # examples it is measured on [code: test]
     in_code = dict(anchors="last", fisher="identity", fisher_from="test")
 
 # %% ../nbs/04_regularizers.ipynb #b1549d2c

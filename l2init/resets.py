@@ -31,7 +31,7 @@ class ShrinkPerturbHyper(Options):
 # %% ../nbs/05_resets.ipynb #0de68b07
 @resets.register("shrink_perturb")
 class ShrinkPerturb(Part):
-    "After every step, all weights shrink and a draw from the initial distribution is added."
+    "After every step, all weights shrink, and a draw from the initial law is added."
     title, hyper, steady = "Shrink & Perturb", ShrinkPerturbHyper, True
     source = "Kumar et al. 2023, appendix A.3; Ash and Adams 2020"
     formula = "θ ← (1 - s) θ + σ ε, ε from the initial distribution"
@@ -171,18 +171,12 @@ class ReDoHyper(Options):
     "Hyper-parameters of ReDo."
     period: Annotated[int, Field(ge=1)] # steps from one renewal to the next
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] # τ
-    # on the step's batch, or on the next task's test examples, at a task's end [code]
-    judged_on: Literal["batch", "next_test"] = "batch"
-    # incoming weights become; theta0: what they were at the start [code]
-    redraw: Literal["init", "theta0"] = "init"
-    # biases become; theta0: what they were at the start [code]
-    bias: Literal["zero", "theta0"] = "zero"
-    # by_layer: all of a layer, then the next layer [code]
-    order: Literal["outgoing_last", "by_layer"] = "outgoing_last"
-    # before_next_step: so never after the last [code]
-    renewed: Literal["after_step", "before_next_step"] = "after_step"
-    # what becomes of the optimizer's memory [code: kept]
-    moments: Literal["reset", "kept"] = "reset"
+    judged_on: Literal["batch", "next_test"] = "batch" # next_test: next task's test examples, at a task's end [code]
+    redraw: Literal["init", "theta0"] = "init" # incoming weights become; theta0: what they were at the start [code]
+    bias: Literal["zero", "theta0"] = "zero" # biases become; theta0: what they were at the start [code]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # by_layer: all of a layer, then the next layer [code]
+    renewed: Literal["after_step", "before_next_step"] = "after_step" # before_next_step: so never after the last [code]
+    moments: Literal["reset", "kept"] = "reset" # what becomes of the optimizer's memory [code: kept]
     in_code = dict(judged_on="next_test", redraw="theta0", bias="theta0", order="by_layer",
                    renewed="before_next_step", moments="kept")
 
@@ -273,23 +267,16 @@ def check(self:ReDo, stream):
 # %% ../nbs/05_resets.ipynb #be528237
 class ContinualBackpropHyper(Options):
     "Hyper-parameters of continual backprop."
-    # ρ, share of the eligible units at each step
-    replacement_rate: Annotated[float, Field(ge=0, le=1)]
+    replacement_rate: Annotated[float, Field(ge=0, le=1)] # ρ, share of the eligible units at each step
     maturity: Annotated[int, Field(ge=0)] = 100 # steps until a unit is eligible
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # η
     utility: Literal["contribution", "adaptable"] = "contribution"
-    # pooling: what is left of it after pooling [code]
-    measured_on: Literal["activation", "pooling"] = "activation"
-    # bernoulli_below_one: chance if less than one [code]
-    fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry"
-    # of new weights; kaiming_uniform: bound √(6 / fan in) [code]
-    redraw: Literal["init", "kaiming_uniform"] = "init"
-    # as in ReDo [code: by_layer]
-    order: Literal["outgoing_last", "by_layer"] = "outgoing_last"
-    # to next biases; none: the mean is cleared before it is used [code]
-    transfer: Literal["mean", "none"] = "mean"
-    # as Adam's `correction` [code: lost]
-    adam_correction: Literal["both", "lost"] = "both"
+    measured_on: Literal["activation", "pooling"] = "activation" # pooling: what is left of it after pooling [code]
+    fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry" # below_one: chance if less than one [code]
+    redraw: Literal["init", "kaiming_uniform"] = "init" # of new weights; kaiming_uniform: bound √(6 / fan in) [code]
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # as in ReDo [code: by_layer]
+    transfer: Literal["mean", "none"] = "mean" # to next biases; none: the mean is cleared before it is used [code]
+    adam_correction: Literal["both", "lost"] = "both" # as Adam's `correction` [code: lost]
     in_code = dict(measured_on="pooling", fraction="bernoulli_below_one",
                    redraw="kaiming_uniform", order="by_layer", transfer="none",
                    adam_correction="lost")

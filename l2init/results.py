@@ -52,8 +52,10 @@ def shown(params:dict, name:str)->str|int|float:
 
 # %% ../nbs/13_results.ipynb #0f133353
 def load(runs:list[Run], # those that are done are read
-        )->pd.DataFrame: # columns in the order above
-    "All finished runs as one table, a row per learner and task."
+        )->pd.DataFrame: # a row per learner and task
+    """All finished runs as one table: run, phase (where there are two), stream, dataset,
+    method, optimizer, further parameters that vary, learner, seed, hyper-parameters,
+    task, metrics."""
     frames, first = [], {}
     for r in runs:
         if r.state != "done": continue
@@ -164,10 +166,11 @@ def summary(frame:pd.DataFrame, # as from `load`
 
 # %% ../nbs/13_results.ipynb #65178e1a
 def differences(frame:pd.DataFrame, # as from `load`
-                baseline:dict, # columns and values of one configuration on each stream
+                baseline:dict, # columns and values, e.g. dict(method="plain")
                )->pd.DataFrame: # a row per other configuration
-    """Mean difference of total average online accuracy from the baseline, paired by seed,
-    with its 95 % interval: seeds, difference, ci_low, ci_high."""
+    """Mean difference of total average online accuracy from the baseline, which is one
+    configuration on each stream, paired by seed, with its 95 % interval: seeds,
+    difference, ci_low, ci_high."""
     if wrong := [c for c in baseline if c not in frame]:
         raise unknown("column", wrong[0], frame.columns)
     values, keys = per_learner(frame), configuration_columns(frame)

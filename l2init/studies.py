@@ -46,7 +46,7 @@ class Named(BaseModel):
 
 # %% ../nbs/12_studies.ipynb #08eb43cd
 class NamedMethod(Named):
-    "A method with its hyper-parameters and, if not the study's are meant, optimizers."
+    "A method with its hyper-parameters and, if they are not the study's, its optimizers."
     optimizers: list[Named] = []
 
 Some = Annotated[list[Named], Field(min_length=1)]

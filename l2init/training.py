@@ -32,11 +32,11 @@ from .streams import Stream, Task
 # %% ../nbs/11_training.ipynb #c8848922
 class Probes(Options):
     "What is measured beside online accuracy, and how."
-    examples_of: Literal["finished", "next"] = "finished" # whose held-out examples are looked at [code: next]
-    srank: Literal["reached", "below"] = "reached" # below: one less, the ratios below 1 - δ [code]
-    dormant: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .025 # τ of dormant units
-    fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # every so many tasks, a fresh network learns it, too; 0: never
-    forgetting: bool = False # also look back: at the task before when a task ends, at all at the stream's end
+    examples_of: Literal["finished", "next"] = "finished" # whose held-out ones [code: next]
+    srank: Literal["reached", "below"] = "reached" # below 1 - δ, one less [code]
+    dormant: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .025 # τ of dormancy
+    fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # tasks per fresh network; 0: none
+    forgetting: bool = False # look back: at the task before, and in the end at all
     in_code = dict(examples_of="next", srank="below")
 
 # %% ../nbs/11_training.ipynb #82cc53e6
@@ -48,8 +48,12 @@ def _portions(self:Cohort, x, y, portion): # a few learners at a time, so that m
         its = [{n: v[k] for n, v in p.items()} for p in params]
         yield theta[k], self.theta0[k], its, self.per_learner(x, k), self.per_learner(y, k)
 
-def _right(logits, y): return ((logits.argmax(-1) == y) & logits.isfinite().all(-1)).float().mean(1)
+# %% ../nbs/11_training.ipynb #7e935cc8
+def _right(logits, y):
+    "The share of examples that are predicted right, [K]."
+    return ((logits.argmax(-1) == y) & logits.isfinite().all(-1)).float().mean(1)
 
+# %% ../nbs/11_training.ipynb #fc6d6d63
 @patch
 @torch.no_grad()
 def accuracy(self:Cohort,
@@ -59,7 +63,8 @@ def accuracy(self:Cohort,
             )->Tensor: # [K]
     "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
     self.check(x, y)
-    return torch.cat([_right(self.network.forward(params, xs)[0], ys) for _, _, params, xs, ys in self._portions(x, y, portion)])
+    return torch.cat([_right(self.network.forward(params, xs)[0], ys)
+                      for _, _, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/11_training.ipynb #4d08b815
 @patch
@@ -76,18 +81,25 @@ def probe(self:Cohort,
     for theta, theta0, params, xs, ys in self._portions(x, y, portion):
         logits, features, units = self.network.activations(params, xs)
         gradient = self._gradient_norm(params, xs[:, :1000], ys[:, :1000])
-        values = dict(end_accuracy=_right(logits, ys), weight_magnitude=weight_magnitude(theta),
-                      distance_from_init=distance_from_init(theta, theta0), gradient_norm=gradient)
+        values = dict(end_accuracy=_right(logits, ys),
+                      weight_magnitude=weight_magnitude(theta),
+                      distance_from_init=distance_from_init(theta, theta0),
+                      gradient_norm=gradient)
         if features is not None: values |= _of_features(features, units, options)
         found.append(values)
     return {name: torch.cat([f[name] for f in found]) for name in found[0]}
 
+# %% ../nbs/11_training.ipynb #daea040f
 def _of_features(features, units, options):
     s = singular_values(features)
     lower = int(options.srank == "below")
-    return dict(dead_share=dead_share(units), dormant_share=dormant_share(units, options.dormant),
-                srank=srank(s) - lower, effective_rank=effective_rank(s), stable_rank=stable_rank(s))
+    return dict(dead_share=dead_share(units),
+                dormant_share=dormant_share(units, options.dormant),
+                srank=srank(s) - lower,
+                effective_rank=effective_rank(s),
+                stable_rank=stable_rank(s))
 
+# %% ../nbs/11_training.ipynb #294e0a9f
 @patch
 def _gradient_norm(self:Cohort, params, x, y):
     "The norm of the gradient of the mean cross-entropy, [K]."
@@ -108,14 +120,21 @@ def fresh_accuracy(engine:Engine, task:Task)->Tensor: # [K]
     return accuracy
 
 # %% ../nbs/11_training.ipynb #bb7af2b3
-def measure(engine:Engine, task:Task, following:Task|None, options:Probes)->dict[str, Tensor]: # name -> [K]
-    "What is known of the cohort at the end of `task`, beside what learning counted. Changes nothing."
+def measure(engine:Engine,
+            task:Task, # which has just been learned
+            following:Task|None, # None: it was the last
+            options:Probes,
+           )->dict[str, Tensor]: # name -> [K]
+    """What is known of the cohort at the end of `task`, beside what learning counted.
+    Changes nothing."""
     cohort, ahead = engine.cohort, options.examples_of == "next"
     nan = torch.full_like(cohort.theta[:, 0], torch.nan)
     values = cohort.probe(*(following if ahead and following else task).test, options)
     if ahead and not following: values = dict.fromkeys(values, nan)
     values["majority_share"] = cohort.per_learner(task.majority_share)
-    if options.fresh: values["fresh_accuracy"] = nan if task.index % options.fresh else fresh_accuracy(engine, task)
+    if options.fresh:
+        values["fresh_accuracy"] = (nan if task.index % options.fresh
+                                    else fresh_accuracy(engine, task))
     if options.forgetting:
         before = task.index and task.stream.task(task.index - 1, cohort.seeds).test
         values["next_accuracy"] = cohort.accuracy(*before) if before else nan
@@ -127,20 +146,36 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     options = {n: v for n, v in stream.model_dump().items() if n != "root"}
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
-    of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"), list(net.slots), net.size,
-                 [layer.law for layer in net.layers], cohort.theta.dtype]
+    of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
+                 list(net.slots), net.size, [layer.law for layer in net.layers], cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
-def save_checkpoint(cohort:Cohort, owner:str, path:Path, names:list, values:list)->None: # owner: as from `belongs_to`
+# %% ../nbs/11_training.ipynb #2ffb848a
+def save_checkpoint(cohort:Cohort,
+                    owner:str, # as from `belongs_to`
+                    path:Path,
+                    names:list, # of the metrics
+                    values:list, # [K, metrics] of each task
+                   )->None:
     "Save the cohort and the metrics recorded so far."
-    content = dict(belongs_to=owner, steps=cohort.steps, tensors=cohort.tensors(), names=names, values=values)
+    content = dict(belongs_to=owner, steps=cohort.steps, tensors=cohort.tensors(),
+                   names=names, values=values)
     write(path, lambda p: torch.save(content, p))
 
-def load_checkpoint(cohort:Cohort, owner:str, path:Path)->tuple[list, list]: # names of the metrics; values [K, metrics] of each task
+# %% ../nbs/11_training.ipynb #0692abea
+def load_checkpoint(cohort:Cohort,
+                    owner:str, # as from `belongs_to`
+                    path:Path,
+                   )->tuple[list, list]: # names of the metrics; values [K, metrics] of each task
     "Set the cohort back to a checkpoint. Raises `InputError` if it is damaged or belongs to something else."
-    try: content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as e: raise InputError(f"The checkpoint {path} is damaged ({type(e).__name__}). Delete it to start this run anew.") from e
-    if content["belongs_to"] != owner: raise InputError(f"The checkpoint {path} belongs to another run or version. Delete it to start this run anew.")
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as e:
+        raise InputError(f"The checkpoint {path} is damaged ({type(e).__name__}). "
+                         "Delete it to start this run anew.") from e
+    if content["belongs_to"] != owner:
+        raise InputError(f"The checkpoint {path} belongs to another run or version. "
+                         "Delete it to start this run anew.")
     for name, tensor in cohort.tensors().items(): tensor.copy_(content["tensors"][name])
     cohort.steps = content["steps"]
     return content["names"], content["values"]
@@ -154,15 +189,16 @@ def train(cohort:Cohort,
           engines:tuple=ENGINES, # that may take the steps; (): as they are defined
           **probes, # options of the probes, as in `Probes`
          )->pd.DataFrame: # a row per task and learner
-    """Train `cohort` on all tasks of `stream`, probing at the end of each. A row has the learner, its seed and
-    hyper-parameters, metrics, the task, and whether the stream's total counts it. Beside a checkpoint, the file
-    `progress` says how far it is."""
+    """Train `cohort` on all tasks of `stream`, probing at the end of each. A row has the
+    learner, its seed and hyper-parameters, metrics, the task, and whether the stream's
+    total counts it. Beside a checkpoint, the file `progress` says how far it is."""
     torch.set_flush_denormal(True)
     options = checked(Probes, "probes", probes)
     check_stream(cohort, stream)
     steps, owner = engine(cohort, engines), belongs_to(cohort, stream, options)
     names, values = [], []
-    if checkpoint and Path(checkpoint).exists(): names, values = load_checkpoint(cohort, owner, Path(checkpoint))
+    if checkpoint and Path(checkpoint).exists():
+        names, values = load_checkpoint(cohort, owner, Path(checkpoint))
     if progress: print(steps)
     bar, saved = progress_bar(cohort, stream, len(values), progress), time.monotonic()
     for t in range(len(values), stream.tasks):
@@ -177,7 +213,12 @@ def train(cohort:Cohort,
     bar.close()
     return table_of(cohort, stream, names, values, options)
 
-def learn_task(engine:Engine, stream:Stream, t:int, options:Probes)->dict[str, Tensor]: # name -> [K]
+# %% ../nbs/11_training.ipynb #ca0f27dc
+def learn_task(engine:Engine,
+               stream:Stream,
+               t:int, # the task's index
+               options:Probes,
+              )->dict[str, Tensor]: # name -> [K]
     "Learn task `t`, measure, and let the parts do what they do at a boundary."
     cohort = engine.cohort
     task = stream.task(t, cohort.seeds)
@@ -190,23 +231,30 @@ def learn_task(engine:Engine, stream:Stream, t:int, options:Probes)->dict[str, T
 def check_stream(cohort:Cohort, stream:Stream)->None:
     "Raise `InputError` if the cohort cannot learn the stream."
     for part in cohort.parts: part.check(stream)
-    if stream.outputs > cohort.network.classes: raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
+    if stream.outputs > cohort.network.classes:
+        raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
 
+# %% ../nbs/11_training.ipynb #ad8559ec
 def progress_bar(cohort:Cohort, stream:Stream, done:int, shown:bool)->tqdm:
     "One that counts tasks."
-    return tqdm(total=stream.tasks, initial=done, desc=f"{cohort.method.title}, {len(cohort)} learners", unit="task",
-                file=sys.stdout, disable=not shown, mininterval=1)
+    return tqdm(total=stream.tasks, initial=done, desc=f"{cohort.method.title}, {len(cohort)} learners",
+                unit="task", file=sys.stdout, disable=not shown, mininterval=1)
 
+# %% ../nbs/11_training.ipynb #c59ebc65
 def table_of(cohort:Cohort, stream:Stream, names:list, values:list, options:Probes)->pd.DataFrame:
     "What `train` returns, of the metrics [K, names] of each task."
     rows = pd.concat([_rows(cohort, stream, t, names, v) for t, v in enumerate(values)], ignore_index=True)
     return _with_forgetting(rows, cohort, stream) if options.forgetting else rows
 
+# %% ../nbs/11_training.ipynb #f71cfb41
 def _rows(cohort, stream, t, names, values):
     metrics = pd.DataFrame(values.numpy(), columns=names).astype({"diverged": bool})
-    return pd.concat([cohort.learners.reset_index(names="learner"), metrics], axis=1).assign(task=t, counts=stream.counts(t))
+    return pd.concat([cohort.learners.reset_index(names="learner"), metrics],
+                     axis=1).assign(task=t, counts=stream.counts(t))
 
+# %% ../nbs/11_training.ipynb #51f4cf47
 def _with_forgetting(rows, cohort, stream):
     "`next_accuracy` moved to the task that it is of, and `final_accuracy`, that of each task at the stream's end."
     final = [cohort.accuracy(*stream.task(t, cohort.seeds).test).float().cpu() for t in range(stream.tasks)]
-    return rows.assign(next_accuracy=rows.groupby("learner").next_accuracy.shift(-1), final_accuracy=torch.cat(final).numpy())
+    return rows.assign(next_accuracy=rows.groupby("learner").next_accuracy.shift(-1),
+                       final_accuracy=torch.cat(final).numpy())

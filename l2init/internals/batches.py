@@ -178,7 +178,7 @@ def report(study_file:str|Path,
            runs:list[Run], # all of the study's runs, done
            table:pd.DataFrame, # what the report reads
           )->list[Path]: # the figures
-    "Execute the study's report notebook, if it has one and what it would draw has changed."
+    "Execute the study's report notebook, if it has one and what it draws has changed."
     notebook, home = report_notebook(study_file), runs[0].home / "report"
     if notebook is None: return []
     content = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()

@@ -103,7 +103,7 @@ def state(self:Run)->str:
         if (self.folder / "lock").exists():
             with FileLock(self.folder / "lock").acquire(blocking=False): pass
     except Timeout: return "running"
-    except OSError: pass # a folder that may only be read: nothing runs there for us
+    except OSError: pass # somebody else's, only to be read: nothing runs there for us
     states = {part.state for part in self.parts}
     if "running" in states: return "running"
     return ("failed" if "failed" in states or (self.folder / "error.txt").exists()

@@ -66,11 +66,12 @@ def as_in_terminal(outputs:list[dict])->list[dict]:
 
 # %% ../../nbs/internals/07_site.ipynb #6bed09d1
 def in_order(cells:list[dict], text:str)->list[dict]:
-    """Neighbouring pieces of documentation in the order in which the notebook `text` defines
-    what they are about; nbdev turns it round."""
+    """Neighbouring pieces of documentation in the order in which the notebook `text`
+    defines what they are about; nbdev turns it round."""
     about = lambda c: (re.search(r"show_doc\((?:\w+\.)*(\w+)\)", "".join(c["source"]))
                        if c.pop("has_sd", False) else None)
-    groups = itertools.groupby([(c, about(c)) for c in cells], key=lambda pair: pair[1] is not None)
+    groups = itertools.groupby([(c, about(c)) for c in cells],
+                               key=lambda pair: pair[1] is not None)
     place = lambda pair: re.search(rf"(?:def|class) {pair[1][1]}\b", text).start()
     return [c for documented, group in groups
             for c, _ in (sorted(group, key=place) if documented else group)]
@@ -79,8 +80,9 @@ def in_order(cells:list[dict], text:str)->list[dict]:
 LONG = 15 # lines of code that a page shows unfolded, empty ones aside
 
 def for_quarto(notebook:dict, text:str)->dict:
-    """What is left to do when nbdev has made a page of the notebook `text`: definitions in
-    order, tables that need no other server, progress bars that are done, long code folded."""
+    """What is left to do when nbdev has made a page of the notebook `text`: definitions
+    in order, tables that need no other server, progress bars that are done, long code
+    folded."""
     notebook["cells"] = in_order(notebook["cells"], text)
     for cell in (c for c in notebook["cells"] if c["cell_type"] == "code"):
         cell["outputs"] = [{**o, "data": as_markdown(o["data"])} if "data" in o else o

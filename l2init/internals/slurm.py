@@ -70,7 +70,8 @@ class Resources:
                     slurm_array_parallelism=self.parallel,
                     slurm_setup=["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
                     slurm_additional_parameters={
-                        "requeue": True, **{n.lstrip("-"): v for n, v in further.items()}},
+                        "requeue": True,
+                        **{n.lstrip("-"): v for n, v in further.items()}},
                     **{n: v for n, v in asked.items() if v})
 
 # %% ../../nbs/internals/06_slurm.ipynb #f17e1805
@@ -78,8 +79,8 @@ def check_slurm()->None:
     "Raise `InputError` unless jobs can be submitted from here."
     for program in ("sbatch", "squeue"):
         if not shutil.which(program):
-            raise InputError(f"--slurm needs Slurm's {program} on the PATH, which is so on "
-                             "the login nodes of a cluster. "
+            raise InputError(f"--slurm needs Slurm's {program} on the PATH, which is so "
+                             "on the login nodes of a cluster. "
                              "Without --slurm the runs are done here.")
 
 # %% ../../nbs/internals/06_slurm.ipynb #9472eb0d
