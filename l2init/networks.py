@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Units', 'networks', 'Law', 'AtMaxima', 'Layer', 'Flatten', 'in_a_loop', 'channels_last', 'channels_first',
            'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU', 'CReLU', 'LayerNorm',
-           'Conv2d', 'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'known_labels', 'Network', 'HiddenLayer',
-           'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_law', 'MLP', 'CNN', 'network']
+           'Conv2d', 'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'known_labels', 'Network', 'Perceptron',
+           'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_law', 'MLP', 'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -320,13 +320,6 @@ def in_loops(self:Network, yes:bool=True)->Network:
     return self
 
 @patch
-def perceptron(self:Network)->list[int]:
-    "The widths of a network that is made of linear layers with ReLU between them: of the input, the hidden layers, the output. Empty for any other network."
-    linear = [layer for layer in self.layers if isinstance(layer, Linear)]
-    is_one = [type(layer) for layer in self.layers] == [Flatten, *[Linear, ReLU] * (len(linear) - 1), Linear]
-    return [linear[0].fan_in, *(layer.fan_out for layer in linear)] if is_one else []
-
-@patch
 def views(self:Network, flat:Tensor)->list[dict[str, Tensor]]:
     "The parameters of each layer as views [K, …] into `flat` [K, P]."
     out = [{} for _ in self.layers]
@@ -349,6 +342,28 @@ def draw(self:Network,
 def is_norm(self:Network, device="cpu")->Tensor: # bool, [P]
     "Which parameters belong to a normalization layer."
     return torch.cat([torch.full((where.stop - where.start,), self.layers[i].kind == "norm", device=device) for i, _, where in self.slots.values()])
+
+# %% ../nbs/02_networks.ipynb #79fd93e1
+@dataclass(frozen=True)
+class Perceptron:
+    "A network of linear layers with ReLU or CReLU units between them, after layer norm or not."
+    widths: list[int] # inputs, units of each hidden layer, outputs
+    normed: bool # layer norm before each activation?
+    concatenated: bool # CReLU?
+
+    @property
+    def features(self)->list[int]:
+        "What each hidden layer gives."
+        return [w * (2 if self.concatenated else 1) for w in self.widths[1:-1]]
+
+@patch
+def perceptron(self:Network)->Perceptron|None:
+    "The perceptron that the network is, if it is one."
+    linear, kinds = [layer for layer in self.layers if isinstance(layer, Linear)], [type(layer) for layer in self.layers]
+    normed, unit = LayerNorm in kinds, CReLU if CReLU in kinds else ReLU
+    hidden = [Linear, *[LayerNorm] * normed, unit] * (len(linear) - 1)
+    if not linear or kinds != [Flatten, *hidden, Linear]: return None
+    return Perceptron([linear[0].fan_in, *(layer.fan_out for layer in linear)], normed, unit is CReLU)
 
 # %% ../nbs/02_networks.ipynb #7a32873e
 @patch

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .internals.core import InputError, Options, Registry, checked, unknown
 from .internals.random_numbers import key
 from .networks import Network, cross_entropy
-from .parts import Part, Stack, per_learner
+from .parts import Part, Stack, laws_and_keys, per_learner, spared
 
 # %% ../nbs/04_regularizers.ipynb #d5a7086e
 class Strength(Options):
@@ -146,13 +146,15 @@ def gradient(self:Penalty, theta, grad, step):
 
 # %% ../nbs/04_regularizers.ipynb #3e07d793
 @patch
-def in_loop(self:Penalty):
-    "What an optimizer needs to take the pull along in its own pass; nothing if it can't."
-    simple = self.slope is Penalty.slope and self.stack.mask is None
-    if not simple or self.anchor == "resampled": return {}
-    strength = self.values["strength"]
+def in_loop(self:Penalty): # an optimizer takes it along in its own pass, or the loop adds it to the gradient
+    strength, kinds = self.values["strength"], {Penalty.slope: 0, L1InitPenalty.slope: 1, HuberInitPenalty.slope: 2}
+    if (kind := kinds.get(self.slope)) is None: return {}
     anchor = self.stack.theta0 if self.anchor == "init" else torch.zeros_like(strength)
-    return dict(pull=(anchor, strength))
+    drawn = laws_and_keys(self.stack, "anchor") if self.anchor == "resampled" else ()
+    if drawn is None: return {}
+    if kind == 0 and not drawn and self.stack.mask is None: return dict(pull=(anchor, strength))
+    push = kind, anchor, strength, self.values.get("delta", strength), spared(self.stack)
+    return dict(push=push) | (dict(drawn=drawn) if drawn else {})
 
 # %% ../nbs/04_regularizers.ipynb #55a25876
 def is_norm(module:nn.Module)->bool:
@@ -586,6 +588,11 @@ class Consolidation(Part):
             online = self.values["anchors"] == "online"
             total.mul_(self.values["fisher_decay"] if online else 0.).add_(fisher)
             anchor.copy_(theta)
+
+# %% ../nbs/04_regularizers.ipynb #c819612f
+@patch
+def in_loop(self:Consolidation):
+    return dict(elastic=(self.state["anchor"], self.state["fisher"], self.values["importance"]))
 
 # %% ../nbs/04_regularizers.ipynb #cf5b8112
 def squared_gradients(network:Network, theta:Tensor, # [K, P]

@@ -4,17 +4,14 @@
 
 # %% auto #0
 __all__ = ['Some', 'MOST_RUNS', 'MOST_NUMBERS', 'TYPES', 'PLACE', 'Named', 'NamedMethod', 'Study', 'project_root', 'read_study',
-           'declared', 'parameters', 'load_plugins', 'report_notebook', 'plan', 'only_known', 'described', 'in_code',
-           'make_run', 'left_out', 'scale_of', 'absolute', 'stream_of', 'choose']
+           'declared', 'parameters', 'report_notebook', 'plan', 'only_known', 'described', 'in_code', 'make_run',
+           'left_out', 'scale_of', 'absolute', 'stream_of', 'choose']
 
 # %% ../nbs/12_studies.ipynb #8857594c
 import ast
-import importlib.util
 import itertools
 import json
-import os
 import re
-import sys
 import tomllib
 from collections import Counter
 from dataclasses import replace
@@ -22,14 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from .internals.core import InputError, Options, checked, forget, moved, short, unknown
+from .internals.core import InputError, Options, checked, moved, short, unknown
+from .internals.runs import Run, load_plugins, study_name
 from .methods import Seed, grid, methods
 from .networks import networks
 from .optimizers import optimizers
-from .internals.runs import Run, study_name
 from .streams import Stream, streams
 from .training import Probes
 
@@ -179,34 +175,6 @@ def parameters(notebook:Path, # its cell tagged `parameters` has lines as in `de
                              f"is not of type {known[name][0]}.") from None
     return {name: given.get(name, default)
             for name, (_, default) in known.items() if name not in PLACE}
-
-# %% ../nbs/12_studies.ipynb #c3b1d0ed
-def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
-    "Import each of `paths` here and in all processes that are started from here; again, if its text has changed."
-    paths = tuple(str(Path(p).absolute()) for p in paths)
-    for path in paths: _load_plugin(path)
-    known = os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)
-    os.environ["L2INIT_PLUGINS"] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *paths])))
-    return paths
-
-def _load_plugin(path):
-    name = f"l2init plugin {path}"
-    if not os.path.isfile(path):
-        raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
-    text = Path(path).read_bytes()
-    if name in sys.modules and sys.modules[name].text == text: return
-    forget(name) # what an earlier text has registered
-    spec = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try: # not by the loader, which takes what it has compiled in the same second
-        exec(compile(text, path, "exec"), module.__dict__)
-        module.text = text
-    except (Exception, SystemExit) as e: # whatever is in the file
-        forget(name)
-        del sys.modules[name]
-        raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}".split())) from e
-
-load_plugins(filter(None, os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)))
 
 # %% ../nbs/12_studies.ipynb #ef51dc13
 def report_notebook(study_file:str|Path)->Path|None:

@@ -32,11 +32,11 @@ from .streams import Stream, Task
 # %% ../nbs/11_training.ipynb #c8848922
 class Probes(Options):
     "What is measured beside online accuracy, and how."
-    examples_of: Literal["finished", "next"] = "finished" # whose held-out ones [code: next]
-    srank: Literal["reached", "below"] = "reached" # below 1 - δ, one less [code]
+    examples_of: Literal["finished", "next"] = "finished" # of which task [code: next]
+    srank: Literal["reached", "below"] = "reached" # below: the ratios below 1 - δ [code]
     dormant: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .025 # τ of dormancy
     fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # tasks per fresh network; 0: none
-    forgetting: bool = False # look back: at the task before, and in the end at all
+    forgetting: bool = False # look back: at the task before; at the stream's end, at all
     in_code = dict(examples_of="next", srank="below")
 
 # %% ../nbs/11_training.ipynb #82cc53e6

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'CODE', 'Run', 'study_name', 'scales', 'pending', 'code_digest', 'of_other_code', 'set_aside', 'keep_plan',
            'kept_plan', 'papermill_to', 'can_have_sockets', 'place_for_sockets', 'execute', 'execute_from_stdin',
-           'available_cores', 'environment', 'commit_of', 'record']
+           'available_cores', 'load_plugins', 'environment', 'commit_of', 'record']
 
 # %% ../../nbs/internals/03_runs.ipynb #5d0e1a04
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 import l2init
-from .core import InputError, short, write, write_text
+from .core import InputError, forget, short, unknown, write, write_text
 
 # %% ../../nbs/internals/03_runs.ipynb #a2dd3d02
 @lru_cache
@@ -333,6 +334,32 @@ def available_cores()->int:
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# %% ../../nbs/internals/03_runs.ipynb #c3b1d0ed
+def load_plugins(paths)->tuple[str, ...]: # Python files; their absolute paths
+    "Import each of `paths` here and in all processes that are started from here; again, if its text has changed."
+    paths = tuple(str(Path(p).absolute()) for p in paths)
+    for path in paths: _load_plugin(path)
+    known = os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)
+    os.environ["L2INIT_PLUGINS"] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *paths])))
+    return paths
+
+def _load_plugin(path):
+    name = f"l2init plugin {path}"
+    if not os.path.isfile(path):
+        raise unknown("plugin", path, sorted(str(p) for p in Path(path).parent.glob("*.py")))
+    text = Path(path).read_bytes()
+    if name in sys.modules and sys.modules[name].text == text: return
+    forget(name) # what an earlier text has registered
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try: # not by the loader, which takes what it has compiled in the same second
+        exec(compile(text, path, "exec"), module.__dict__)
+        module.text = text
+    except (Exception, SystemExit) as e: # whatever is in the file
+        forget(name)
+        del sys.modules[name]
+        raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}".split())) from e
+
 # %% ../../nbs/internals/03_runs.ipynb #bb5d0dbc
 def environment()->dict:
     "Versions, code and machine, for the provenance of a result."
@@ -370,3 +397,6 @@ def record(metrics:pd.DataFrame, # as from `l2init.training.train`
     if not folder: return
     write_text(Path(folder) / "env.json", json.dumps(environment(), indent=1))
     write(Path(folder) / "metrics.parquet", lambda p: metrics.to_parquet(p, index=False))
+
+# %% ../../nbs/internals/03_runs.ipynb #c3b1d0e2
+load_plugins(filter(None, os.environ.get("L2INIT_PLUGINS", "").split(os.pathsep)))
