@@ -28,18 +28,19 @@ from .internals.random_numbers import key, normal, uniform
 # %% ../nbs/02_networks.ipynb #1c029ae9
 @dataclass(frozen=True)
 class Law:
-    "What a parameter is drawn from: uniform on `center` ± `scale`, or normal with that standard deviation."
+    "What a parameter is drawn from: uniform on `center` ± `scale`, or normal."
     center: float
-    scale: float
+    scale: float # half the width, or the standard deviation
     normal: bool = False
-
     def draw(self, key:Tensor, n:int)->Tensor: # float32, shape of `key` + [n]
         "`n` numbers for each key."
-        return self.center + self.scale * (normal(key, n) if self.normal else 2 * uniform(key, n) - 1)
+        return self.center + self.scale * (
+            normal(key, n) if self.normal else 2 * uniform(key, n) - 1)
 
+# %% ../nbs/02_networks.ipynb #9f00be89
 @dataclass
 class AtMaxima:
-    "On a CPU, the gradient of what a max-pooling was given: it is 0 but where the maxima were. [K, B, h, w, C] each."
+    "The gradient of a max-pooling's input on a CPU: 0 but at the maxima. [K, B, h, w, C] each."
     dy: Tensor # the gradient of the maxima
     y: Tensor # the maxima
     which: Tensor # uint8: their places in their windows
@@ -47,10 +48,13 @@ class AtMaxima:
 
     def dense(self)->Tensor: # [K, B, C, H, W]
         "With its zeros."
-        dx = self.dy.new_zeros(self.shape) if any(s % 2 for s in self.shape[2:4]) else self.dy.new_empty(self.shape)
-        in_a_loop("max_pool_backward", self.which.flatten(0, 1), self.dy.flatten(0, 1), dx.flatten(0, 1))
+        dx = (self.dy.new_zeros(self.shape) if any(s % 2 for s in self.shape[2:4])
+              else self.dy.new_empty(self.shape))
+        in_a_loop("max_pool_backward",
+                  self.which.flatten(0, 1), self.dy.flatten(0, 1), dx.flatten(0, 1))
         return channels_first(dx)
 
+# %% ../nbs/02_networks.ipynb #9af5f482
 class Layer:
     "A layer without parameters; the base of all layers."
     takes_maxima = False # can its `backward` do with an `AtMaxima`?
@@ -59,40 +63,61 @@ class Layer:
     law = {} # parameter -> `Law`
     in_loops = False # is the form written out for a CPU wanted, where there is one?
 
-    def forward(self, p:dict, x:Tensor)->tuple[Tensor, object]: # p: parameters [K, …]; x [K, B, …] -> y [K, B, …], saved
-        "The output, and what `backward` needs."
+    def forward(self, p:dict, x:Tensor)->tuple[Tensor, object]:
+        "From parameters [K, …] and `x` [K, B, …]: the output, and what `backward` needs."
         raise NotImplementedError
-    def backward(self, p:dict, g:dict, saved, dy:Tensor, need_dx:bool=True)->Tensor|None: # dy [K, B, …] -> dx [K, B, …]
-        "Write the parameters' gradients into `g`; the gradient of the input, which may be None if it is not needed."
+    def backward(self, p:dict, g:dict, saved, dy:Tensor, need_dx:bool=True)->Tensor|None:
+        "Write the parameters' gradients into `g`; the input's, or None if not needed."
         raise NotImplementedError
-    def squares(self, g:dict, saved, dy:Tensor)->None: # as for `backward`
-        "Write into `g` the sum over examples of the squares of each one's gradient. Nothing to do without parameters."
+    def squares(self, g:dict, saved, dy:Tensor)->None:
+        "Write into `g` the squares of each example's gradients, summed over examples."
     def output(self, saved)->Tensor:
         "What `forward` gave, if what it saved still tells."
         return saved
     def module(self)->nn.Module:
         "The same layer in plain PyTorch, for one learner."
         raise NotImplementedError
-    to_module = from_module = staticmethod(lambda name, p: p) # how a parameter is laid out there
+    # how a parameter is laid out there
+    to_module = from_module = staticmethod(lambda name, p: p)
 
+# %% ../nbs/02_networks.ipynb #da3d290e
 class Flatten(Layer):
     "Images to vectors: `[K, B, C, H, W]` to `[K, B, CHW]`."
     kind = "flatten"
     def forward(self, p, x): return x.flatten(2), x.shape
-    def backward(self, p, g, shape, dy, need_dx=True): return dy.view(shape) if need_dx else None
+    def backward(self, p, g, shape, dy, need_dx=True):
+        return dy.view(shape) if need_dx else None
     def module(self): return nn.Flatten()
 
 # %% ../nbs/02_networks.ipynb #f027e037
 def in_a_loop(name:str, *args)->None:
-    "Call one of `l2init.internals.kernels`, which is imported here since Numba takes a while, with tensors as arrays."
+    "Call one of `l2init.internals.kernels`, with tensors as arrays."
+    # imported here, since Numba takes a while
     from l2init.internals import kernels
     getattr(kernels, name)(*(a.numpy() if isinstance(a, Tensor) else a for a in args))
 
-def channels_last(images:Tensor)->Tensor: return images.movedim(2, 4).contiguous() # [K, B, C, H, W] -> [K, B, H, W, C]
-def channels_first(images:Tensor)->Tensor: return images.movedim(4, 2) # and back, as a view
-def features_last(x:Tensor)->Tensor: return channels_last(x) if x.dim() == 5 else x.contiguous() # [K, B, C, H, W] -> [K, B, H, W, C]; [K, B, n] stays
-def features_second(x:Tensor)->Tensor: return channels_first(x) if x.dim() == 5 else x # and back, as a view
-def grouped(images:Tensor)->Tensor: return images.transpose(0, 1).flatten(1, 2) # [K, B, C, H, W] -> [B, K C, H, W], the groups of a grouped convolution
+# %% ../nbs/02_networks.ipynb #4f2e25cb
+def channels_last(images:Tensor)->Tensor:
+    "[K, B, C, H, W] to [K, B, H, W, C], contiguous."
+    return images.movedim(2, 4).contiguous()
+
+def channels_first(images:Tensor)->Tensor:
+    "[K, B, H, W, C] to [K, B, C, H, W], as a view."
+    return images.movedim(4, 2)
+
+# %% ../nbs/02_networks.ipynb #38422474
+def features_last(x:Tensor)->Tensor:
+    "`channels_last` of images; vectors [K, B, n] stay as they are, but contiguous."
+    return channels_last(x) if x.dim() == 5 else x.contiguous()
+
+def features_second(x:Tensor)->Tensor:
+    "`channels_first` of images, as a view; vectors [K, B, n] stay as they are."
+    return channels_first(x) if x.dim() == 5 else x
+
+# %% ../nbs/02_networks.ipynb #2677aaf7
+def grouped(images:Tensor)->Tensor:
+    "[K, B, C, H, W] to [B, K C, H, W]: each learner's channels are a group."
+    return images.transpose(0, 1).flatten(1, 2)
 
 # %% ../nbs/02_networks.ipynb #2b578e56
 class Linear(Layer):
@@ -109,7 +134,8 @@ class Linear(Layer):
         return y, x
     def backward(self, p, g, x, dy, need_dx=True):
         if self.in_loops:
-            dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_dx else x.new_empty(0, *x.shape[1:])
+            dx = (torch.empty_like(x, memory_format=torch.contiguous_format) if need_dx
+                  else x.new_empty(0, *x.shape[1:]))
             in_a_loop("linear_backward", x, p["weight"], dy, g["weight"], g["bias"], dx)
             return dx if need_dx else None
         torch.bmm(x.mT, dy, out=g["weight"])
@@ -119,23 +145,28 @@ class Linear(Layer):
         torch.bmm(x.square().mT, dy.square(), out=g["weight"])
         torch.sum(dy.square(), 1, out=g["bias"])
     def module(self): return nn.Linear(*self.shapes["weight"])
-    to_module = from_module = staticmethod(lambda name, p: p.mT if name == "weight" else p)
+    to_module = from_module = staticmethod(
+        lambda name, p: p.mT if name == "weight" else p)
 
 # %% ../nbs/02_networks.ipynb #d0e7e7f2
 class ReLU(Layer):
     "max(z, 0). Works in place, since no other layer needs what it is given."
     kind, takes_maxima = "activation", True
-    def forward(self, p, z): h = z.relu_(); return h, h
+    def forward(self, p, z):
+        h = z.relu_()
+        return h, h
     def backward(self, p, g, h, dy, need_dx=True):
         d, h = (dy.dy, dy.y) if isinstance(dy, AtMaxima) else (dy, h)
         torch.ops.aten.threshold_backward(d, h, 0, grad_input=d) # d where h > 0
         return dy
     def module(self): return nn.ReLU()
 
+# %% ../nbs/02_networks.ipynb #cb622ae1
 class ConcatenatedReLU(nn.Module):
     "CReLU for one learner: max(z, 0) and max(-z, 0) side by side."
     def forward(self, z): return torch.cat([z.relu(), (-z).relu()], 1)
 
+# %% ../nbs/02_networks.ipynb #477aa105
 class CReLU(Layer):
     "max(z, 0) and max(-z, 0) side by side; twice as many features as units."
     kind, takes_maxima = "activation", True
@@ -146,18 +177,22 @@ class CReLU(Layer):
         if self.in_loops: return self.backward_in_a_loop(z, dy)
         positive, negative = dy.chunk(2, 2)
         return positive * (z > 0) - negative * (z < 0)
-    def forward_in_a_loop(self, z): # saves what it gives
+    def forward_in_a_loop(self, z):
+        "`forward` for features last; it saves what it gives."
         *many, n = z.shape
         h = z.new_empty(*many, 2 * n)
         in_a_loop("crelu", z.view(-1, n), h.view(-1, 2 * n))
         return features_second(h), h
     def backward_in_a_loop(self, h, dy):
+        "`backward` for what `forward_in_a_loop` saved."
         if isinstance(dy, AtMaxima): return self.backward_at_maxima(dy)
         *many, n = h.shape
         dz = h.new_empty(*many, n // 2)
-        in_a_loop("crelu_backward", h.view(-1, n), features_last(dy).view(-1, n), dz.view(-1, n // 2))
+        in_a_loop("crelu_backward",
+                  h.view(-1, n), features_last(dy).view(-1, n), dz.view(-1, n // 2))
         return features_second(dz)
-    def backward_at_maxima(self, dy): # for each feature: the layer below knows that they belong to half as many units
+    def backward_at_maxima(self, dy):
+        "The gradient by features: the layer below knows that a unit has two."
         torch.ops.aten.threshold_backward(dy.dy, dy.y, 0, grad_input=dy.dy)
         dy.dy.chunk(2, -1)[1].neg_()
         return dy
@@ -165,10 +200,11 @@ class CReLU(Layer):
 
 # %% ../nbs/02_networks.ipynb #7d4d046f
 class LayerNorm(Layer):
-    "Layer norm over all features of an example, of `shape`, with a gain (`weight`) and an offset (`bias`) for each feature."
+    "Layer norm over all features of an example, of `shape`; each has a gain (`weight`) and an offset (`bias`)."
     kind, takes_maxima = "norm", True
     def __init__(self, *shape:int):
-        self.shapes, self.law, self.eps = dict(weight=shape, bias=shape), dict(weight=Law(1., 0.), bias=Law(0., 0.)), 1e-5
+        self.shapes, self.law, self.eps = (
+            dict(weight=shape, bias=shape), dict(weight=Law(1., 0.), bias=Law(0., 0.)), 1e-5)
     def forward(self, p, z):
         if self.in_loops: return self.forward_in_a_loop(p, features_last(z))
         over = tuple(range(2, z.dim()))
@@ -183,24 +219,33 @@ class LayerNorm(Layer):
         torch.sum(dy, 1, out=g["bias"])
         u = dy * p["weight"][:, None]
         return scale * (u - u.mean(over, keepdim=True) - z_hat * (u * z_hat).mean(over, keepdim=True))
-    def by_place(self, x): # a parameter [K, …], or examples [K, B, …] with features last: their channels beside their places
-        return x.flatten(2, -2) if x.dim() == 5 else x.flatten(2) if x.dim() == 4 else x[:, None] if x.dim() == 2 else x[..., None]
+    def by_place(self, x):
+        "Channels beside places, of a parameter [K, …] or of examples [K, B, …] with features last."
+        return (x.flatten(2, -2) if x.dim() == 5 else
+                x.flatten(2) if x.dim() == 4 else
+                x[:, None] if x.dim() == 2 else
+                x[..., None])
     def forward_in_a_loop(self, p, z):
+        "`forward` for features last."
         y, moments = torch.empty_like(z), z.new_empty(*z.shape[:2], 2)
         in_a_loop("layer_norm", *map(self.by_place, (z, p["weight"], p["bias"], y)), moments)
         return features_second(y), (z, moments)
-    def backward_in_a_loop(self, p, g, saved, dy): # changes dy, which nobody else needs
+    def backward_in_a_loop(self, p, g, saved, dy):
+        "`backward` for what `forward_in_a_loop` saved; it changes dy, which nobody else needs."
         z, moments = saved
         at_maxima = isinstance(dy, AtMaxima)
         dz = torch.empty_like(z) if at_maxima else features_last(dy)
-        known = self.by_place(z), self.by_place(p["weight"]), moments, self.by_place(g["weight"]), self.by_place(g["bias"])
+        known = (self.by_place(z), self.by_place(p["weight"]), moments,
+                 self.by_place(g["weight"]), self.by_place(g["bias"]))
         if at_maxima: in_a_loop("layer_norm_backward_at_maxima", dy.which, dy.dy, *known, dz)
         else: in_a_loop("layer_norm_backward", *known, self.by_place(dz))
         return features_second(dz)
-    def standardized(self, saved)->Tensor: # what gains multiply, [K, B, …]
+    def standardized(self, saved)->Tensor:
+        "What gains multiply, [K, B, …]."
         if not self.in_loops: return saved[0]
         z, (mean, scale) = features_second(saved[0]), saved[1].unbind(-1)
-        return (z - mean.view(*mean.shape, *[1] * (z.dim() - 2))) * scale.view(*mean.shape, *[1] * (z.dim() - 2))
+        return ((z - mean.view(*mean.shape, *[1] * (z.dim() - 2)))
+                * scale.view(*mean.shape, *[1] * (z.dim() - 2)))
     def squares(self, g, saved, dy):
         torch.sum((dy * self.standardized(saved)).square(), 1, out=g["weight"])
         torch.sum(dy.square(), 1, out=g["bias"])
@@ -225,19 +270,24 @@ class Conv2d(Layer):
         g["weight"].copy_(nn.grad.conv2d_weight(xs, w.shape, dys, groups=K).view_as(g["weight"]))
         if need_dx: return nn.grad.conv2d_input(xs.shape, w, dys, groups=K).unflatten(1, (K, -1)).transpose(0, 1)
     def forward_in_a_loop(self, p, x):
+        "`forward`, with channels last in between."
         x = channels_last(x)
         y = x.new_empty(*x.shape[:2], *(s - self.size + 1 for s in x.shape[2:4]), len(p["bias"][0]))
         in_a_loop("conv", x, p["weight"], p["bias"], y)
         return channels_first(y), channels_first(x)
     def backward_in_a_loop(self, p, g, x, dy, need_dx):
+        "`backward`, with channels last in between; it knows what to do with an `AtMaxima`."
         x = channels_last(x)
         dx = torch.empty_like(x) if need_dx else x.new_empty(0, *x.shape[1:])
-        if isinstance(dy, AtMaxima): in_a_loop("conv_backward_at_maxima", x, p["weight"], dy.which, dy.dy, g["weight"], g["bias"], dx)
+        if isinstance(dy, AtMaxima):
+            in_a_loop("conv_backward_at_maxima",
+                      x, p["weight"], dy.which, dy.dy, g["weight"], g["bias"], dx)
         else: in_a_loop("conv_backward", x, p["weight"], channels_last(dy), g["weight"], g["bias"], dx)
         return channels_first(dx) if need_dx else None
     def squares(self, g, x, dy):
-        patches = F.unfold(grouped(x), self.size).unflatten(1, (len(dy), -1)) # [B, K, c_in size², positions]
-        each = torch.einsum("bkip,kbop->kboi", patches, dy.flatten(3)) # the weights' gradient for each example
+        # [B, K, c_in size², positions], then the weights' gradient for each example
+        patches = F.unfold(grouped(x), self.size).unflatten(1, (len(dy), -1))
+        each = torch.einsum("bkip,kbop->kboi", patches, dy.flatten(3))
         g["weight"].copy_(each.square().sum(1).view_as(g["weight"]))
         torch.sum(dy.sum((3, 4)).square(), 1, out=g["bias"])
     def module(self): return nn.Conv2d(self.shapes["weight"][1], self.shapes["weight"][0], self.size)
@@ -246,7 +296,8 @@ class Conv2d(Layer):
 class MaxPool2d(Layer):
     "The maximum of each 2 × 2 window; windows do not overlap, and what does not fill one is left out."
     kind = "pool"
-    def places(self, x): # the same place in all windows, place by place
+    def places(self, x):
+        "The same place in all windows, as views [K, B, C, h, w], place by place."
         h, w = (s // 2 * 2 for s in x.shape[-2:])
         return [x[..., i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
     def forward(self, p, x):
@@ -257,14 +308,16 @@ class MaxPool2d(Layer):
         if self.in_loops: return AtMaxima(channels_last(dy), *saved)
         x, y = saved
         dx = torch.zeros_like(x) if any(s % 2 for s in x.shape[-2:]) else torch.empty_like(x)
-        free, zero = torch.ones_like(y, dtype=torch.bool), dy.new_zeros(()) # the first of equals takes it, as in PyTorch
+        # the first of equals takes it, as in PyTorch
+        free, zero = torch.ones_like(y, dtype=torch.bool), dy.new_zeros(())
         for place, d in zip(self.places(x), self.places(dx)):
             hit = (place == y).logical_and_(free)
             torch.where(hit, dy, zero, out=d)
             free.logical_xor_(hit)
         return dx
     def output(self, saved): return channels_first(saved[0]) if self.in_loops else saved[1]
-    def forward_in_a_loop(self, x): # the same on a CPU, with a tenth of the passes over memory
+    def forward_in_a_loop(self, x):
+        "The same on a CPU, with a tenth of the passes over memory."
         x = channels_last(x)
         K, B, H, W, C = x.shape
         y = x.new_empty(K, B, H // 2, W // 2, C)
@@ -276,34 +329,45 @@ class MaxPool2d(Layer):
 # %% ../nbs/02_networks.ipynb #dfdf92c4
 def cross_entropy(logits:Tensor, # [K, B, classes]
                   y:Tensor, # int64, [K, B]
-                 )->tuple[Tensor, Tensor, Tensor]: # loss [K], accuracy [K], gradient [K, B, classes]
-    "Mean cross-entropy and accuracy of each learner on its batch, and the loss's gradient with respect to the logits."
+                 )->tuple[Tensor, Tensor, Tensor]: # [K], [K], [K, B, classes]
+    "Each learner's mean cross-entropy and accuracy, and the loss's gradient."
     log_p, target = logits.log_softmax(-1), y[..., None]
     losses = -log_p.gather(-1, target).squeeze(-1)
     right = (logits.argmax(-1) == y) & losses.isfinite()
-    grad = log_p.exp().scatter_add(-1, target, torch.full_like(target, -1, dtype=log_p.dtype)) / y.shape[1]
+    grad = log_p.exp().scatter_add(
+        -1, target, torch.full_like(target, -1, dtype=log_p.dtype)) / y.shape[1]
     return losses.mean(1), right.float().mean(1), grad
 
 # %% ../nbs/02_networks.ipynb #5a524634
 def fast_cross_entropy(logits:Tensor, y:Tensor)->tuple[Tensor, Tensor, Tensor]: # as for `cross_entropy`
-    "`cross_entropy` on a CPU, in one call. Raises `InputError` for labels that the network has no output for."
-    loss, accuracy, grad = logits.new_empty(len(logits)), torch.empty(len(logits)), torch.empty_like(logits)
+    "`cross_entropy` on a CPU. Raises `InputError` for labels that the network has no output for."
+    loss, accuracy, grad = (
+        logits.new_empty(len(logits)), torch.empty(len(logits)), torch.empty_like(logits))
     with known_labels(y, logits.shape[-1]): in_a_loop("cross_entropy", logits, y, loss, accuracy, grad)
     return loss, accuracy, grad
 
+# %% ../nbs/02_networks.ipynb #2e19abf0
 @contextmanager
 def known_labels(y:Tensor, classes:int):
     "Say which labels `y` there are if a loop finds one that has no output."
     try: yield
-    except ValueError: raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {classes} outputs: 0 to {classes - 1}.") from None
+    except ValueError:
+        raise InputError(f"The labels go from {y.min()} to {y.max()}, "
+                         f"but there are {classes} outputs: 0 to {classes - 1}.") from None
 
 # %% ../nbs/02_networks.ipynb #bd4dc300
 class Network:
-    "A list of stacked layers, and where their parameters stand in a flat tensor [K, P]. It holds no weights."
-    def __init__(self, layers:list[Layer], shape:tuple=(), classes:int=0): # shape of one input, and the number of outputs, where somebody asks for them
-        self.shape, self.classes, self.layers, number = tuple(shape), classes, layers, {kind: count(1) for kind in {l.kind for l in layers}}
+    "A list of stacked layers, and where their parameters stand in a flat tensor [K, P]."
+    def __init__(self,
+                 layers:list[Layer],
+                 shape:tuple=(), # of one input, where somebody asks for it
+                 classes:int=0, # number of outputs, where somebody asks for it
+                ):
+        self.shape, self.classes, self.layers, number = (
+            tuple(shape), classes, layers,
+            {kind: count(1) for kind in {l.kind for l in layers}})
         self.names = [f"{l.kind}{next(number[l.kind])}" for l in layers]
-        self.slots, start = {}, 0 # parameter name -> (layer's position, parameter, slice of P)
+        self.slots, start = {}, 0 # name -> (layer's position, parameter, slice of P)
         for i, layer in enumerate(layers):
             for p, shape in layer.shapes.items():
                 stop = start + math.prod(shape)
@@ -311,21 +375,23 @@ class Network:
                 start = stop
         self.size = start # P
 
-
 # %% ../nbs/02_networks.ipynb #b5610b04
 @patch
 def in_loops(self:Network, yes:bool=True)->Network:
-    "Take the layers' forms that are written out for a CPU, in single or double precision; or those with tensors."
+    "Take the layers' forms for a CPU (float32 or float64), or those with tensors."
     for layer in self.layers: layer.in_loops = yes
     return self
 
+# %% ../nbs/02_networks.ipynb #19ed7bf8
 @patch
 def views(self:Network, flat:Tensor)->list[dict[str, Tensor]]:
     "The parameters of each layer as views [K, …] into `flat` [K, P]."
     out = [{} for _ in self.layers]
-    for i, p, where in self.slots.values(): out[i][p] = flat[:, where].unflatten(1, self.layers[i].shapes[p])
+    for i, p, where in self.slots.values():
+        out[i][p] = flat[:, where].unflatten(1, self.layers[i].shapes[p])
     return out
 
+# %% ../nbs/02_networks.ipynb #56b03ae4
 @patch
 def draw(self:Network,
          purpose:str, # what the draw is for
@@ -335,35 +401,40 @@ def draw(self:Network,
     "Parameters drawn from the initial law."
     parts = []
     for name, (i, p, where) in self.slots.items():
-        parts.append(self.layers[i].law[p].draw(key(seeds, f"{purpose} {name}", *counters), where.stop - where.start))
+        parts.append(self.layers[i].law[p].draw(
+            key(seeds, f"{purpose} {name}", *counters), where.stop - where.start))
     return torch.cat(parts, 1)
 
+# %% ../nbs/02_networks.ipynb #e4f23e37
 @patch
 def is_norm(self:Network, device="cpu")->Tensor: # bool, [P]
     "Which parameters belong to a normalization layer."
-    return torch.cat([torch.full((where.stop - where.start,), self.layers[i].kind == "norm", device=device) for i, _, where in self.slots.values()])
+    return torch.cat([torch.full((where.stop - where.start,), self.layers[i].kind == "norm", device=device)
+                      for i, _, where in self.slots.values()])
 
 # %% ../nbs/02_networks.ipynb #79fd93e1
 @dataclass(frozen=True)
 class Perceptron:
-    "A network of linear layers with ReLU or CReLU units between them, after layer norm or not."
+    "Linear layers with ReLU or CReLU units between them, after layer norm or not."
     widths: list[int] # inputs, units of each hidden layer, outputs
     normed: bool # layer norm before each activation?
     concatenated: bool # CReLU?
-
     @property
     def features(self)->list[int]:
         "What each hidden layer gives."
         return [w * (2 if self.concatenated else 1) for w in self.widths[1:-1]]
 
+# %% ../nbs/02_networks.ipynb #ac207ed3
 @patch
 def perceptron(self:Network)->Perceptron|None:
     "The perceptron that the network is, if it is one."
-    linear, kinds = [layer for layer in self.layers if isinstance(layer, Linear)], [type(layer) for layer in self.layers]
+    linear, kinds = ([layer for layer in self.layers if isinstance(layer, Linear)],
+                     [type(layer) for layer in self.layers])
     normed, unit = LayerNorm in kinds, CReLU if CReLU in kinds else ReLU
     hidden = [Linear, *[LayerNorm] * normed, unit] * (len(linear) - 1)
     if not linear or kinds != [Flatten, *hidden, Linear]: return None
-    return Perceptron([linear[0].fan_in, *(layer.fan_out for layer in linear)], normed, unit is CReLU)
+    return Perceptron([linear[0].fan_in, *(layer.fan_out for layer in linear)],
+                      normed, unit is CReLU)
 
 # %% ../nbs/02_networks.ipynb #7a32873e
 @patch
@@ -378,25 +449,38 @@ def forward(self:Network,
         saved.append(s)
     return x, saved
 
+# %% ../nbs/02_networks.ipynb #97246c9c
 @patch
-def backward(self:Network, params:list[dict], grads:list[dict], saved:list, dy:Tensor, squares:list[dict]|None=None)->None:
-    "Write the gradients of all parameters into `grads`, and the sums of squares of single examples' gradients into `squares`, given the gradient `dy` of the logits."
+def backward(self:Network,
+             params:list[dict], # from `views`
+             grads:list[dict], # likewise, written
+             saved:list, # from `forward`
+             dy:Tensor, # the gradient of the logits, [K, B, classes]
+             squares:list[dict]|None=None, # from `views`, written
+            )->None:
+    "Write all parameters' gradients, and the summed squares of single examples' ones."
     first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
     for i in range(len(self.layers) - 1, first - 1, -1):
-        if isinstance(dy, AtMaxima) and (squares or not self.layers[i].takes_maxima): dy = dy.dense()
+        if isinstance(dy, AtMaxima) and (squares or not self.layers[i].takes_maxima):
+            dy = dy.dense()
         if squares: self.layers[i].squares(squares[i], saved[i], dy)
         dy = self.layers[i].backward(params[i], grads[i], saved[i], dy, need_dx=i > first)
 
 # %% ../nbs/02_networks.ipynb #289fc829
 @patch
-def activations(self:Network, params:list[dict], x:Tensor)->tuple[Tensor, Tensor|None, list[Tensor]]:
-    "The logits [K, B, classes]; the features [K, B, F] of the last hidden layer, if any; the output of the units [K, B, units, …] of each hidden layer."
+def activations(self:Network,
+                params:list[dict], # from `views`
+                x:Tensor, # [K, B, …]
+               )->tuple[Tensor, Tensor|None, list[Tensor]]:
+    """The logits [K, B, classes]; the features [K, B, F] of the last hidden layer,
+    if any; the output of the units [K, B, units, …] of each hidden layer."""
     features, units = None, []
     for layer, p in zip(self.layers, params):
         x, _ = layer.forward(p, x)
         if layer.kind != "activation": continue
         features = x.flatten(2)
-        units.append(sum(x.chunk(2, 2)) if isinstance(layer, CReLU) else x) # a CReLU unit has two features, never both at once
+        # a CReLU unit has two features, never both at once
+        units.append(sum(x.chunk(2, 2)) if isinstance(layer, CReLU) else x)
     return x, features, units
 
 # %% ../nbs/02_networks.ipynb #b06cdaaa
@@ -410,24 +494,29 @@ class HiddenLayer:
     norm: int|None # position of the normalization between incoming weights and activation
     pooling: int|None # position of the pooling of what the units give
 
+# %% ../nbs/02_networks.ipynb #e880350d
 @patch
 def hidden_layers(self:Network)->list[HiddenLayer]:
-    "The hidden layers, first one first. Raises `InputError` unless each activation is a ReLU, which gives one feature per unit."
+    "The hidden layers in their order. Raises `InputError` for units other than ReLU."
     weighted = [i for i, l in enumerate(self.layers) if l.kind in ("linear", "conv")]
     out = []
     for a, layer in enumerate(self.layers):
         if layer.kind != "activation": continue
-        if not isinstance(layer, ReLU): raise InputError("Units can be reset in networks of ReLU units only.")
+        if not isinstance(layer, ReLU):
+            raise InputError("Units can be reset in networks of ReLU units only.")
         i, j = max(w for w in weighted if w < a), min(w for w in weighted if w > a)
         between = {self.layers[n].kind: n for n in range(i + 1, j)}
-        out.append(HiddenLayer(i, a, j, self.layers[i].shapes["bias"][0], between.get("norm"), between.get("pool")))
+        out.append(HiddenLayer(i, a, j, self.layers[i].shapes["bias"][0],
+                               between.get("norm"), between.get("pool")))
     return out
 
+# %% ../nbs/02_networks.ipynb #f4605b00
 def incoming(params:list[dict], h:HiddenLayer)->Tensor:
     "The incoming weights of a layer's units as a view [K, units, …]."
     w = params[h.incoming]["weight"]
     return w.mT if w.dim() == 3 else w
 
+# %% ../nbs/02_networks.ipynb #95d6dd62
 def outgoing(params:list[dict], h:HiddenLayer)->Tensor:
     "The outgoing weights of a layer's units as a view [K, units, …]."
     w = params[h.outgoing]["weight"]
@@ -436,48 +525,61 @@ def outgoing(params:list[dict], h:HiddenLayer)->Tensor:
 # %% ../nbs/02_networks.ipynb #232caee3
 @patch
 def module(self:Network, row:Tensor)->nn.Sequential:
-    "The learner whose parameters are `row` [P], as a plain PyTorch module with a copy of them."
+    "The learner with parameters `row` [P] as a plain PyTorch module, which has a copy."
     net = nn.Sequential(*(layer.module() for layer in self.layers)).to(row)
     with torch.no_grad():
         for layer, m, p in zip(self.layers, net, self.views(row[None])):
-            for name, value in p.items(): getattr(m, name).copy_(layer.to_module(name, value[0]))
+            for name, value in p.items():
+                getattr(m, name).copy_(layer.to_module(name, value[0]))
     return net
 
+# %% ../nbs/02_networks.ipynb #469d8f6a
 @patch
 def stack(self:Network, modules:list[nn.Sequential])->Tensor: # [K, P]
     "The flat parameters of `modules`, each as `module` makes them."
     rows = []
     for net in modules:
-        if len(net) != len(self.layers): raise InputError(f"The module has {len(net)} layers, the network {len(self.layers)}.")
-        parts = [self.layers[i].from_module(p, getattr(net[i], p).detach()) for i, p, _ in self.slots.values()]
+        if len(net) != len(self.layers):
+            raise InputError(f"The module has {len(net)} layers, "
+                             f"the network {len(self.layers)}.")
+        parts = [self.layers[i].from_module(p, getattr(net[i], p).detach())
+                 for i, p, _ in self.slots.values()]
         for name, part, (i, p, _) in zip(self.slots, parts, self.slots.values()):
-            if part.shape != self.layers[i].shapes[p]: raise InputError(f"{name} has shape {tuple(part.shape)}, not {self.layers[i].shapes[p]}.")
+            if part.shape != self.layers[i].shapes[p]:
+                raise InputError(f"{name} has shape {tuple(part.shape)}, "
+                                 f"not {self.layers[i].shapes[p]}.")
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
 # %% ../nbs/02_networks.ipynb #d6c22ff6
 Units = Annotated[int, Field(ge=1, le=10**6)]
 
+# %% ../nbs/02_networks.ipynb #4182577e
 class Architecture(Options):
     "What the options of all networks share. A subclass says what its layers are."
     layer_norm: bool = False # layer norm before each activation
     activation: Literal["relu", "crelu"] = "relu"
-    removed: Annotated[float, Field(ge=0, lt=1)]|None = None # share of units that a CReLU network does without; None: what `matched_width` says [code: .18 of an MLP, .28 of a CNN]
-    init: Literal["default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "default" # what weights are drawn from
-    xavier_gain: Literal["one", "relu"] = "one" # of hidden layers that Xavier's laws are for; relu: √2 [code]
+    removed: ( # share of units that CReLU does without; None: what `matched_width` says [code: MLP .18, CNN .28]
+        Annotated[float, Field(ge=0, lt=1)]|None) = None
+    init: Literal[ # what weights are drawn from
+        "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "default"
+    xavier_gain: Literal["one", "relu"] = "one" # of hidden layers with Xavier's laws; relu: √2 [code]
 
     def build(self, shape:tuple, classes:int)->Network:
         "The network for inputs of `shape`."
-        width = 1 - self.removed if self.removed is not None and self.activation == "crelu" else self.matched_width(shape, classes)
+        width = (1 - self.removed if self.removed is not None and self.activation == "crelu"
+                 else self.matched_width(shape, classes))
         layers = self.layers(tuple(shape), classes, width)
         if self.init != "default":
             *hidden, last = (l for l in layers if l.kind in ("linear", "conv"))
-            for layer in hidden: layer.law = dict(weight=initial_law(self.init, layer.fan_in, layer.fan_out, self.xavier_gain), bias=Law(0., 0.))
+            for layer in hidden:
+                layer.law = dict(weight=initial_law(self.init, layer.fan_in, layer.fan_out, self.xavier_gain),
+                                 bias=Law(0., 0.))
             last.law = dict(weight=initial_law(self.init, last.fan_in, last.fan_out), bias=Law(0., 0.))
         return Network(layers, shape, classes)
 
     def hidden_layers(self, shape:tuple, units:list[int], width:float)->list[Layer]:
-        "Fully connected layers of `width` times `units` on inputs of `shape`, and the activations after them; then how many features come out."
+        "Fully connected layers of `width` times `units` with activations; then how many features come out."
         out, fan = [Flatten()], math.prod(shape)
         for h in (scaled(u, width) for u in units):
             out += [Linear(fan, h), *self.nonlinearity(h)]
@@ -485,22 +587,33 @@ class Architecture(Options):
         return out, fan
 
     def nonlinearity(self, *shape:int)->list[Layer]:
-        return [*([LayerNorm(*shape)] if self.layer_norm else []), CReLU() if self.activation == "crelu" else ReLU()]
+        "What stands behind a layer whose output for one example has this shape."
+        return [*([LayerNorm(*shape)] if self.layer_norm else []),
+                CReLU() if self.activation == "crelu" else ReLU()]
 
     @property
-    def expansion(self)->int: return 2 if self.activation == "crelu" else 1 # features per unit
+    def expansion(self)->int:
+        "Features per unit."
+        return 2 if self.activation == "crelu" else 1
 
-def scaled(units:int, width:float)->int: return max(1, int(units * width + 1e-9))
+# %% ../nbs/02_networks.ipynb #8d462f07
+def scaled(units:int, width:float)->int:
+    "`width` times `units`, rounded down, but at least 1."
+    return max(1, int(units * width + 1e-9))
 
+# %% ../nbs/02_networks.ipynb #8678dce0
 def initial_law(name:str, fan_in:int, fan_out:int, xavier_gain:str="one")->Law:
-    "The law of the weights called `name`: He et al. (2015) for `kaiming`, with the gain of ReLU; Glorot and Bengio (2010) for `xavier`."
+    """The law of the weights called `name`: He et al. (2015) for `kaiming`, with the gain
+    of ReLU; Glorot and Bengio (2010) for `xavier`."""
     family, shape = name.split("_")
-    std = math.sqrt(2 / fan_in if family == "kaiming" else 2 * dict(one=1, relu=2)[xavier_gain] / (fan_in + fan_out))
+    std = math.sqrt(2 / fan_in if family == "kaiming" else
+                    2 * dict(one=1, relu=2)[xavier_gain] / (fan_in + fan_out))
     return Law(0., std, normal=True) if shape == "normal" else Law(0., math.sqrt(3) * std)
 
 # %% ../nbs/02_networks.ipynb #404512d7
 networks = Registry("network")
 
+# %% ../nbs/02_networks.ipynb #959b712c
 @networks.register("mlp")
 class MLP(Architecture):
     "A multi-layer perceptron."
@@ -512,6 +625,7 @@ class MLP(Architecture):
         layers, fan = self.hidden_layers(shape, self.hidden, width)
         return [*layers, Linear(fan, classes)]
 
+# %% ../nbs/02_networks.ipynb #c6141f5b
 @networks.register("cnn")
 class CNN(Architecture):
     "Convolutions, each followed by 2×2 max-pooling, then fully connected layers."
@@ -522,12 +636,17 @@ class CNN(Architecture):
 
     def layers(self, shape:tuple, classes:int, width:float=1.)->list[Layer]:
         "The layers, hidden ones `width` times as wide as the options say."
-        if len(self.channels) != len(self.kernels): raise InputError(f"network cnn: {len(self.channels)} channels but {len(self.kernels)} kernels.")
+        if len(self.channels) != len(self.kernels):
+            raise InputError(f"network cnn: {len(self.channels)} channels "
+                             f"but {len(self.kernels)} kernels.")
         (c, *size), out = shape, []
         for channels, k in zip((scaled(c, width) for c in self.channels), self.kernels):
             size = [s - k + 1 for s in size]
-            if min(size) < 2: raise InputError(f"network cnn: images of {shape[1]}×{shape[2]} are too small for its {len(self.kernels)} convolutions.")
-            out += [Conv2d(c, channels, k), *self.nonlinearity(channels, *size), MaxPool2d()]
+            if min(size) < 2:
+                raise InputError(f"network cnn: images of {shape[1]}×{shape[2]} are "
+                                 f"too small for its {len(self.kernels)} convolutions.")
+            out += [Conv2d(c, channels, k), *self.nonlinearity(channels, *size),
+                    MaxPool2d()]
             c, size = channels * self.expansion, [s // 2 for s in size]
         layers, fan = self.hidden_layers((c, *size), self.hidden, width)
         return [*out, *layers, Linear(fan, classes)]
@@ -535,16 +654,19 @@ class CNN(Architecture):
 # %% ../nbs/02_networks.ipynb #ae61c757
 @patch
 def matched_width(self:Architecture, shape:tuple, classes:int)->float:
-    "The width, in hundredths, that gives a CReLU network as many parameters as the ReLU network has; 1 for ReLU."
+    "The width, in hundredths, with as many parameters as with ReLU; 1 for ReLU."
     if self.activation == "relu": return 1.
     size = lambda layers: Network(layers).size
     goal = size(self.model_copy(update=dict(activation="relu")).layers(shape, classes))
-    return min((w / 100 for w in range(100, 0, -1)), key=lambda w: abs(size(self.layers(shape, classes, w)) - goal))
+    return min((w / 100 for w in range(100, 0, -1)),
+               key=lambda w: abs(size(self.layers(shape, classes, w)) - goal))
 
+# %% ../nbs/02_networks.ipynb #09a3339d
 def network(name:str, # one of `networks`
             shape:tuple, # of one input, e.g. (1, 28, 28)
             classes:int, # number of outputs
             **options, # the network's options
            )->Network:
     "The network `name` with `options`; raises `InputError` if it cannot be."
-    return checked(networks[name], f"network {name}", options).build(tuple(shape), classes)
+    return checked(networks[name], f"network {name}", options).build(
+        tuple(shape), classes)

@@ -66,8 +66,9 @@ def test_import_paths_that_were_shown_are_valid():
     shown = shown_imports()
     assert len(shown) > 50
     for module, names in shown:
-        loaded = importlib.import_module(module)
-        for name in names.split(","): assert hasattr(loaded, name.strip()), f"from {module} import {name}"
+        for name in map(str.strip, names.split(",")):
+            if f"{module}.{name}".removeprefix("l2init.") in ROOMS: continue # a module of the package
+            assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
 
 
 def cells():

@@ -55,7 +55,7 @@ RECOUNT = dict( # 2,000 steps each
 )
 
 
-@pytest.mark.parametrize("name", RECOUNT)
+@pytest.mark.parametrize("name", [n if TINY[n][1]["name"] == "mlp" else pytest.param(n, marks=pytest.mark.slow) for n in RECOUNT])
 def test_online_accuracy_recounted_by_a_plain_loop(name):
     s, network = stream(name, **RECOUNT[name]), TINY[name][1]
     assert s.tasks * s.steps == 2000

@@ -152,11 +152,12 @@ class PerceptronLoop(Engine):
     def at_once(self):
         return min((p.idle(self.cohort.steps) for p in self.between), default=2**31)
 
-# %% ../../nbs/internals/04_engines.ipynb #62fbcf6a
+# %% ../../nbs/internals/04_engines.ipynb #1ddc042e
 @patch(cls_method=True)
 def refusal(cls:PerceptronLoop, cohort):
     if reason := LayersInCache.refusal(cohort): return reason
-    if not cohort.network.perceptron(): return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
+    if not cohort.network.perceptron():
+        return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
     if not cohort.optimizer.loop(cohort.state): return f"{type(cohort.optimizer).__name__} has no loop"
     before, _ = cohort.network.layers[0].in_loops, cohort.network.in_loops() # parts are asked as they will be
     try: return unknown_to_the_loop(cohort)
@@ -174,7 +175,8 @@ def unknown_to_the_loop(cohort:Cohort)->str:
     names = [n for arguments in given.values() for n in arguments]
     if len(set(names)) < len(names): return "two parts want the same place in the loop of whole steps"
     net = cohort.network.perceptron()
-    if "renewal" in names and (net.normed or net.concatenated): return "the loop of whole steps renews units of plain ReLU layers only"
+    if "renewal" in names and (net.normed or net.concatenated):
+        return "the loop of whole steps renews units of plain ReLU layers only"
     places = [[ORDER.index(n) for n in given[p] if n in ORDER] or [len(ORDER)] for p in cohort.at["after_step"]]
     return "" if places == sorted(places) else "the loop of whole steps would take its parts in another order"
 
@@ -264,7 +266,8 @@ class Recorded(Engine):
     @classmethod
     def refusal(cls, cohort):
         steps = [p for p in cohort.parts if does(p, "gradient") or does(p, "direction")]
-        if odd := [p for p in steps if not p.steady]: return f"{odd[0].title} may do something else in each step, so it cannot be recorded"
+        if odd := [p for p in steps if not p.steady]:
+            return f"{odd[0].title} may do something else in each step, so it cannot be recorded"
         inside = [p.steady for p in cohort.at["after_step"]]
         in_order = inside == sorted(inside, reverse=True)
         return "" if in_order else "a recording would take its parts in another order"

@@ -20,33 +20,42 @@ from numba.extending import intrinsic
 
 # %% ../../nbs/internals/02_kernels.ipynb #fad68297
 def _can_keep()->bool:
-    "Whether Numba finds a folder to keep machine code in: beside this file, the user's own, or the one that NUMBA_CACHE_DIR names."
+    "Can Numba keep machine code: beside this file, in the user's folder, or where NUMBA_CACHE_DIR says?"
     try: njit(cache=True)(_can_keep) # compiles nothing
     except RuntimeError:
-        warnings.warn("Numba can keep no machine code here, so every process compiles its loops anew, which takes some minutes. Set NUMBA_CACHE_DIR to a folder that can be written.")
+        warnings.warn("Numba can keep no machine code here, so every process compiles its loops anew, "
+                      "which takes some minutes. Set NUMBA_CACHE_DIR to a folder that can be written.")
         return False
     return True
 
+# %% ../../nbs/internals/02_kernels.ipynb #6443c0fa
 _kept = _can_keep()
 
 def _compiled(*fastmath, **options): # what the compiler may take liberties with
     return njit(cache=_kept, nogil=True, error_model="numpy", fastmath=set(fastmath), **options)
 
+# %% ../../nbs/internals/02_kernels.ipynb #f4c22025
 loop = _compiled("contract") # a product and a sum may be one rounding; infinities and NaNs stay what they are
 
 # %% ../../nbs/internals/02_kernels.ipynb #e4a42bb0
 @loop
-def _mix(x):
+def _mix(x): # uint64: the hash
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
+# %% ../../nbs/internals/02_kernels.ipynb #5fe172ed
 @loop
-def _key(before, counter): return _mix(np.uint64(before) * np.uint64(3) + np.uint64(counter) + np.uint64(0x9E3779B97F4A7C15)) # one more counter
+def _key(before, counter): # one more counter
+    return _mix(np.uint64(before) * np.uint64(3) + np.uint64(counter) + np.uint64(0x9E3779B97F4A7C15))
 
+# %% ../../nbs/internals/02_kernels.ipynb #1e688c30
 @loop
-def _number(key, i): return np.float32(np.int32(_mix(key + np.uint64(0x9E3779B97F4A7C15) * np.uint64(i + 1)) >> np.uint64(40))) * np.float32(2**-24)
+def _number(key, i): # float32: the i-th of a key
+    return np.float32(np.int32(
+        _mix(key + np.uint64(0x9E3779B97F4A7C15) * np.uint64(i + 1)) >> np.uint64(40))) * np.float32(2**-24)
 
+# %% ../../nbs/internals/02_kernels.ipynb #c4ea32ba
 @loop
 def uniform(keys, # uint64, [N]
             out, # float32, [N, n], written
@@ -63,7 +72,8 @@ def cross_entropy(logits, # [K, B, classes]
                   accuracy, # float32, [K], written
                   grad, # [K, B, classes], written: the mean loss's gradient
                  ):
-    "Softmax cross-entropy; a learner whose logits are not finite is never right. Raises `ValueError` for a label without an output."
+    """Softmax cross-entropy; a learner whose logits are not finite is never right.
+    Raises `ValueError` for a label without an output."""
     K, B, C = logits.shape
     one = logits.dtype.type(1)
     for k in range(K):
@@ -95,17 +105,22 @@ def sgd(theta, grad, # [K, P], theta is changed
     "θ ← θ - α g"
     each = anchor.shape[1] > 1
     for k in range(theta.shape[0]):
-        rate, strength, a = lr[k, 0], pull[k, 0], anchor[k, 0] # locals, or the compiler would read them anew for each weight
+        # locals, or the compiler would read them anew for each weight
+        rate, strength, a = lr[k, 0], pull[k, 0], anchor[k, 0]
         for p in range(theta.shape[1]):
             t = theta[k, p]
-            theta[k, p] = t - rate * (grad[k, p] + strength * (t - (anchor[k, p] if each else a)))
+            theta[k, p] = t - rate * (
+                grad[k, p] + strength * (t - (anchor[k, p] if each else a)))
 
 # %% ../../nbs/internals/02_kernels.ipynb #12315ca3
 _FINITE = 1e38 # the largest root of a square that is divided by: an infinite number has no estimate
 
+# %% ../../nbs/internals/02_kernels.ipynb #2562afa6
 @_compiled("contract", "arcp", "ninf")
-def _over(x, y): return x / y # y is finite
+def _over(x, y): # y is finite
+    return x / y
 
+# %% ../../nbs/internals/02_kernels.ipynb #ea9aae90
 @loop
 def adam(theta, grad, m, v, # [K, P], all but grad are changed
          m1, v1, # [K, 1] or [K, P], changed
@@ -116,7 +131,8 @@ def adam(theta, grad, m, v, # [K, P], all but grad are changed
          lost, # is the correction of m lost?
         ):
     "Adam, with a correction for each learner or for each weight."
-    if m1.shape[1] > 1: return _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost)
+    if m1.shape[1] > 1:
+        return _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost)
     kind = theta.dtype.type
     each, one, beta1, beta2, eps = anchor.shape[1] > 1, kind(1), kind(beta1), kind(beta2), kind(eps)
     gain1, gain2, largest = one - beta1, one - beta2, kind(_FINITE)
@@ -133,8 +149,9 @@ def adam(theta, grad, m, v, # [K, P], all but grad are changed
             m[k, p], v[k, p] = mean, square
             theta[k, p] = t - _over(rate * mean, min(np.sqrt(square * scale), largest) + eps)
 
+# %% ../../nbs/internals/02_kernels.ipynb #148fe9c0
 @loop
-def _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost):
+def _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost): # as for `adam`
     kind = theta.dtype.type
     each, one, beta1, beta2, eps = anchor.shape[1] > 1, kind(1), kind(beta1), kind(beta2), kind(eps)
     gain1, gain2, largest = one - beta1, one - beta2, kind(_FINITE)
@@ -148,7 +165,9 @@ def _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, l
             ones1, ones2 = beta1 * m1[k, p] + gain1, beta2 * v1[k, p] + gain2
             m[k, p], v[k, p], m1[k, p], v1[k, p] = mean, square, ones1, ones2
             if lost: theta[k, p] = t - _over(rate * ones2 * mean, min(np.sqrt(square), largest) + eps)
-            else: theta[k, p] = t - _over(rate * mean * ones2, ones1 * (min(np.sqrt(square * ones2), largest) + eps * ones2))
+            else:
+                theta[k, p] = t - _over(rate * mean * ones2,
+                                        ones1 * (min(np.sqrt(square * ones2), largest) + eps * ones2))
 
 # %% ../../nbs/internals/02_kernels.ipynb #3e8ce790
 @loop
@@ -166,11 +185,18 @@ def perturb(theta, # [K, P], changed
         for s in range(len(stops)):
             key, center, scale = _key(keys[k, s], step), laws[s, 0], laws[s, 1]
             row = theta[k, start:stops[s]]
-            for i in range(row.shape[0]): row[i] = keep * row[i] + sigma * kind(center + scale * (two * _number(key, i) - one))
+            for i in range(row.shape[0]):
+                row[i] = keep * row[i] + sigma * kind(
+                    center + scale * (two * _number(key, i) - one))
             start = stops[s]
 
+# %% ../../nbs/internals/02_kernels.ipynb #0e7cc172
 @loop
-def _perturb_one(theta, j, step, noise): # [1, P]; which of K learners it is, as a slice; `noise`: the rest of `perturb`'s arguments for all K
+def _perturb_one(theta, # [1, P]
+                 j, # which of K learners it is, as a slice
+                 step,
+                 noise, # the rest of `perturb`'s arguments, for all K
+                ):
     stops, laws, keys, shrink, size = noise
     perturb(theta, step, stops, laws, keys[j], shrink[j], size[j])
 
@@ -181,6 +207,7 @@ def _size(w): # the sum of absolute values, in any order: several at a time
     for i in range(len(w)): total += abs(w[i])
     return total
 
+# %% ../../nbs/internals/02_kernels.ipynb #5f6fd5df
 @loop
 def _observe(a, # [B, units]: what they give
              w_in, # [n, units]
@@ -192,7 +219,8 @@ def _observe(a, # [B, units]: what they give
             ): # one step of the running means of units' outputs and of their utility
     B, U = a.shape
     kind = a.dtype.type
-    gain, n_in, n_out, total, size = kind(1) - decay, kind(len(w_in)), kind(w_out.shape[1]), np.zeros(U, a.dtype), np.zeros(U, a.dtype)
+    gain, n_in, n_out, total, size = (
+        kind(1) - decay, kind(len(w_in)), kind(w_out.shape[1]), np.zeros(U, a.dtype), np.zeros(U, a.dtype))
     for b in range(B):
         for u in range(U): total[u] += a[b, u]
     for u in range(U):
@@ -212,6 +240,7 @@ def _observe(a, # [B, units]: what they give
         utility[u] += gain * (total[u] - utility[u])
         utility_now[u] = utility[u] / weight[u]
 
+# %% ../../nbs/internals/02_kernels.ipynb #8b491c1c
 @loop
 def _lowest(utility, eligible, # [units]
             units, # int64, written: the places of the lowest, lowest first
@@ -224,6 +253,7 @@ def _lowest(utility, eligible, # [units]
         units[q], eligible[best] = best, False
     return len(units)
 
+# %% ../../nbs/internals/02_kernels.ipynb #36fe4f0f
 @loop
 def continual_backprop(k, # which of K learners
                        step, # steps done, this one included
@@ -231,7 +261,10 @@ def continual_backprop(k, # which of K learners
                        widths, units, # as for `perceptron_sgd`, units of this learner
                        tensors, # its weights and what the optimizer remembers of each, [P] each, changed
                        rate, maturity, decay, # [K, 1]
-                       adaptable, fraction, transfer, by_layer, # is it that utility, what becomes of a fraction of a unit (0 carry, 1 chance, 2 chance below one), do biases take over the mean, is a layer done before the next?
+                       adaptable, # is it that utility?
+                       fraction, # of a unit: 0 carried on, 1 left to chance, 2 left to chance below one
+                       transfer, # do biases take over the mean?
+                       by_layer, # is a layer done before the next?
                        most, # int64, for each hidden layer: units that are renewed at once
                        scales, # float32, for each hidden layer: new weights are uniform on ± this
                        keys, # int64, [K, layers, 2]: of new weights and of chance, without the step
@@ -246,12 +279,16 @@ def continual_backprop(k, # which of K learners
     for l in range(L):
         n, U, O = widths[l], widths[l + 1], widths[l + 2]
         us, out = slice(first, first + U), start + (n + 1) * U
-        w_in, w_out, biases = theta[start:start + n * U].reshape(n, U), theta[out:out + U * O].reshape(U, O), theta[out + U * O:out + (U + 1) * O]
-        _observe(units[B * first:B * (first + U)].reshape(B, U), w_in, w_out, age[k, us], weight[k, us], mean[k, us], utility[k, us], decay[k, 0], adaptable, mean_now[us], utility_now[us])
+        w_in, w_out, biases = (theta[start:start + n * U].reshape(n, U), theta[out:out + U * O].reshape(U, O),
+                               theta[out + U * O:out + (U + 1) * O])
+        _observe(units[B * first:B * (first + U)].reshape(B, U), w_in, w_out,
+                 age[k, us], weight[k, us], mean[k, us], utility[k, us],
+                 decay[k, 0], adaptable, mean_now[us], utility_now[us])
         eligible = age[k, us] > maturity[k, 0]
         wanted = rate[k, 0] * kind(eligible.sum())
         number = np.floor(wanted)
-        if fraction == 1 or (fraction == 2 and wanted < 1): number += _number(_key(keys[k, l, 1], step), 0) < wanted - number
+        if fraction == 1 or (fraction == 2 and wanted < 1):
+            number += _number(_key(keys[k, l, 1], step), 0) < wanted - number
         elif fraction == 0:
             left[k, l] += wanted
             number = np.floor(left[k, l] + kind(1e-6)) # a sum of tenths is not quite one
@@ -264,15 +301,22 @@ def continual_backprop(k, # which of K learners
         first, start = first + U, out
     if counts.any(): _renew(step, widths, tensors, scales, keys[k], chosen, counts, by_layer)
 
+# %% ../../nbs/internals/02_kernels.ipynb #66b9f3be
 @loop
-def _renew(step, widths, tensors, scales, keys, chosen, counts, by_layer): # as for `continual_backprop`; keys of this learner, and the units of each layer
+def _renew(step, widths, tensors, scales, # as for `continual_backprop`
+           keys, # int64, [layers, 2], of this learner
+           chosen, counts, # the units of each layer, and how many they are
+           by_layer,
+          ):
     theta, start = tensors[0], 0
     for l in range(len(counts)): # incoming weights and biases
         n, U = widths[l], widths[l + 1]
         key = _key(keys[l, 0], step)
         for q in range(counts[l]):
             for t in tensors: t[start + chosen[l, q]:start + (n + 1) * U:U] = 0
-            for i in range(n): theta[start + i * U + chosen[l, q]] = scales[l] * (np.float32(2) * _number(key, q * n + i) - np.float32(1))
+            for i in range(n):
+                theta[start + i * U + chosen[l, q]] = scales[l] * (
+                    np.float32(2) * _number(key, q * n + i) - np.float32(1))
         start += (n + 1) * U
         if by_layer: _silence(start, widths[l + 2], tensors, chosen[l, :counts[l]])
     if by_layer: return
@@ -281,53 +325,75 @@ def _renew(step, widths, tensors, scales, keys, chosen, counts, by_layer): # as 
         start += (widths[l] + 1) * widths[l + 1]
         _silence(start, widths[l + 2], tensors, chosen[l, :counts[l]])
 
+# %% ../../nbs/internals/02_kernels.ipynb #cd0b49bc
 @loop
-def _silence(start, O, tensors, units): # where the next layer's weights begin, and how wide it is: outgoing weights of `units` are 0
+def _silence(start, # where the next layer's weights begin
+             O, # how wide it is
+             tensors, units, # whose outgoing weights are then 0
+            ):
     for u in units:
         for t in tensors: t[start + u * O:start + (u + 1) * O] = 0
 
 # %% ../../nbs/internals/02_kernels.ipynb #a7ed27f6
-BYTES, REGISTERS = (64, 32) if get_host_cpu_features().get("avx512f") else (32, 16) # of a vector; for vectors
+# of a vector; for vectors
+BYTES, REGISTERS = (64, 32) if get_host_cpu_features().get("avx512f") else (32, 16)
 ROWS = (1, 2, 4, 8, 10, 14) # that a block may have
-BLOCKS = {rows: [v for v in (1, 2, 3) if (rows + 1) * v < REGISTERS] for rows in ROWS} # how many vectors there may be in a row: sums, as many of w, and one of x
+# how many vectors there may be in a row: sums, as many of w, and one of x
+BLOCKS = {rows: [v for v in (1, 2, 3) if (rows + 1) * v < REGISTERS] for rows in ROWS}
 
+# %% ../../nbs/internals/02_kernels.ipynb #f97dd315
 class _Writer:
-    "Writes LLVM for vectors of a kind of number, whose addresses are of bytes; of a row's last vector, `last` numbers count."
+    "Writes LLVM for vectors of numbers, whose addresses are of bytes; of a row's last vector, `last` numbers count."
     def __init__(self, context, b, number, last):
-        self.b, self.number, self.size, self.lanes = b, number, number.bitwidth // 8, BYTES // (number.bitwidth // 8)
+        self.b, self.number, self.size, self.lanes = (
+            b, number, number.bitwidth // 8, BYTES // (number.bitwidth // 8))
         self.i32, self.i64, self.scalar = ir.IntType(32), ir.IntType(64), context.get_data_type(number)
         self.vector, self.align = ir.VectorType(self.scalar, self.lanes), ir.Constant(self.i32, self.size)
         self.zero = ir.Constant(self.vector, [0.] * self.lanes)
-        self.inside = b.icmp_signed("<", ir.Constant(ir.VectorType(self.i64, self.lanes), list(range(self.lanes))), self.spread(last))
+        self.inside = b.icmp_signed("<", ir.Constant(ir.VectorType(self.i64, self.lanes), list(range(self.lanes))),
+                                    self.spread(last))
 
     def call(self, name, result, *args): # one of LLVM's own functions
-        f = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}.v{self.lanes}f{self.number.bitwidth}")
+        f = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(result, [a.type for a in args]),
+                                           f"llvm.{name}.v{self.lanes}f{self.number.bitwidth}")
         return self.b.call(f, args)
-    def spread(self, value):
-        first = self.b.insert_element(ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined), value, ir.Constant(self.i32, 0))
+    def spread(self, value): # a number to a whole vector
+        first = self.b.insert_element(ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined),
+                                      value, ir.Constant(self.i32, 0))
         return self.b.shuffle_vector(first, first, ir.Constant(ir.VectorType(self.i32, self.lanes), [0] * self.lanes))
-    def move(self, base, stride, times): return self.b.add(base, self.b.mul(self.b.mul(stride, times), ir.Constant(self.i64, self.size))) # by so many strides, which are of numbers
-    def row(self, base, stride, r): return self.move(base, stride, ir.Constant(self.i64, r))
-    def at(self, base, v=0, kind=None): return self.b.inttoptr(self.b.add(base, ir.Constant(self.i64, v * BYTES)), (kind or self.vector).as_pointer())
-    def number_at(self, base): return self.spread(self.b.load(self.at(base, kind=self.scalar)))
-    def load(self, base, v, is_last): return self.call("masked.load", self.vector, self.at(base, v), self.align, self.inside, self.zero) if is_last else self.b.load(self.at(base, v), align=self.size)
-    def store(self, value, base, v, is_last): self.call("masked.store", ir.VoidType(), value, self.at(base, v), self.align, self.inside) if is_last else self.b.store(value, self.at(base, v), align=self.size)
-    def add_product(self, total, x, w): self.b.store(self.call("fma", self.vector, x, w, self.b.load(total)), total)
 
-    def block(self, rows, vectors, start, start_row, y, y_row, sum_up): # `sum_up` is given the sums, by row and vector
-        sums = {(r, v): cgutils.alloca_once_value(self.b, self.load(self.row(start, start_row, r), v, v == vectors - 1)) for r in range(rows) for v in range(vectors)}
+    def move(self, base, stride, times): # by so many strides, which are of numbers
+        return self.b.add(base, self.b.mul(self.b.mul(stride, times), ir.Constant(self.i64, self.size)))
+    def row(self, base, stride, r): return self.move(base, stride, ir.Constant(self.i64, r))
+    def at(self, base, v=0, kind=None): # the address of a row's vector v
+        return self.b.inttoptr(self.b.add(base, ir.Constant(self.i64, v * BYTES)),
+                               (kind or self.vector).as_pointer())
+    def number_at(self, base): return self.spread(self.b.load(self.at(base, kind=self.scalar)))
+    def load(self, base, v, is_last):
+        return (self.call("masked.load", self.vector, self.at(base, v), self.align, self.inside, self.zero) if is_last
+                else self.b.load(self.at(base, v), align=self.size))
+    def store(self, value, base, v, is_last):
+        (self.call("masked.store", ir.VoidType(), value, self.at(base, v), self.align, self.inside) if is_last
+         else self.b.store(value, self.at(base, v), align=self.size))
+
+    def add_product(self, total, x, w): self.b.store(self.call("fma", self.vector, x, w, self.b.load(total)), total)
+    def block(self, rows, vectors, start, start_row, y, y_row, sum_up): # it is given the sums, by row and vector
+        sums = {(r, v): cgutils.alloca_once_value(
+                    self.b, self.load(self.row(start, start_row, r), v, v == vectors - 1))
+                for r in range(rows) for v in range(vectors)}
         sum_up(sums)
         for r, v in sums: self.store(self.b.load(sums[r, v]), self.row(y, y_row, r), v, v == vectors - 1)
-
-    def choose(self, rows, vectors, among, block): # the block of the size that is wanted, which is known when it runs
+    def choose(self, rows, vectors, among, block): # the block of the wanted size, which is known when it runs
         are = lambda n, m: self.b.icmp_signed("==", n, ir.Constant(self.i64, m))
         for r in among:
             with self.b.if_then(are(rows, r)):
                 for v in among[r]:
                     with self.b.if_then(are(vectors, v)): block(r, v)
 
+# %% ../../nbs/internals/02_kernels.ipynb #2765f8aa
 @intrinsic
-def _block(context, like, rows, vectors, n_i, n_k, x, x_row, x_i, x_k, w, w_i, w_k, start, start_row, y, y_row, last):
+def _block(context, like, rows, vectors, n_i, n_k, x, x_row, x_i, x_k, w, w_i, w_k,
+           start, start_row, y, y_row, last):
     "For loops: y ← start + x w for as many rows and vectors."
     def code(context, b, signature, args):
         _, rows, vectors, n_i, n_k, x, x_row, x_i, x_k, w, w_i, w_k, start, start_row, y, y_row, last = args
@@ -336,7 +402,8 @@ def _block(context, like, rows, vectors, n_i, n_k, x, x_row, x_i, x_k, w, w_i, w
             def sum_up(sums):
                 with cgutils.for_range(b, n_i) as i, cgutils.for_range(b, n_k) as k:
                     here = lambda base, of_i, of_k: to.move(to.move(base, of_i, i.index), of_k, k.index)
-                    ws, xs = [to.load(here(w, w_i, w_k), v, v == vectors - 1) for v in range(vectors)], here(x, x_i, x_k)
+                    ws, xs = ([to.load(here(w, w_i, w_k), v, v == vectors - 1) for v in range(vectors)],
+                              here(x, x_i, x_k))
                     for r in range(rows):
                         factor = to.number_at(to.row(xs, x_row, r))
                         for v in range(vectors): to.add_product(sums[r, v], factor, ws[v])
@@ -362,9 +429,12 @@ def _product(like, # an array of the type of all
         vectors = (left + lanes - 1) // lanes
         while r < rows:
             many = 1
-            for n in ROWS: many = n if n <= rows - r and (n + 1) * vectors < REGISTERS else many
-            _block(like, many, vectors, n_i, n_k, x + r * x_row * size, x_row, x_i, x_k, w + shift, w_i, w_k,
-                   start + r * start_row * size + shift, start_row, y + r * y_row * size + shift, y_row, left - (vectors - 1) * lanes)
+            for n in ROWS:
+                many = n if n <= rows - r and (n + 1) * vectors < REGISTERS else many
+            _block(like, many, vectors, n_i, n_k,
+                   x + r * x_row * size, x_row, x_i, x_k, w + shift, w_i, w_k,
+                   start + r * start_row * size + shift, start_row,
+                   y + r * y_row * size + shift, y_row, left - (vectors - 1) * lanes)
             r += many
 
 # %% ../../nbs/internals/02_kernels.ipynb #2ce5b28a
@@ -377,8 +447,11 @@ def linear(x, # [K, B, n_in], each learner's contiguous, as all that follow
     "y ← x w + b"
     K, B, O = y.shape
     n, like = x.shape[2], np.empty(0, y.dtype)
-    for k in range(K): _product(like, B, 1, n, O, x[k].ctypes.data, n, 0, 1, weight[k].ctypes.data, 0, O, bias[k].ctypes.data, 0, y[k].ctypes.data, O)
+    for k in range(K):
+        _product(like, B, 1, n, O, x[k].ctypes.data, n, 0, 1,
+                 weight[k].ctypes.data, 0, O, bias[k].ctypes.data, 0, y[k].ctypes.data, O)
 
+# %% ../../nbs/internals/02_kernels.ipynb #7bf8ec56
 @loop
 def linear_backward(x, weight, dy, # [K, B, n_out]
                     weight_grad, bias_grad, # written
@@ -387,15 +460,20 @@ def linear_backward(x, weight, dy, # [K, B, n_out]
     "The gradients of weight, bias and input."
     K, B, O = dy.shape
     n, like = x.shape[2], np.empty(0, dy.dtype)
-    zeros, turned, dx_turned = np.zeros(max(B, O), dy.dtype), np.empty((O, B), dy.dtype), np.empty((n if len(dx) else 0, B), dy.dtype)
+    zeros, turned, dx_turned = (np.zeros(max(B, O), dy.dtype), np.empty((O, B), dy.dtype),
+                                np.empty((n if len(dx) else 0, B), dy.dtype))
     for k in range(K):
         bias_grad[k] = 0
         for b in range(B):
             for o in range(O): bias_grad[k, o] += dy[k, b, o]
-        _product(like, n, 1, B, O, x[k].ctypes.data, 1, 0, n, dy[k].ctypes.data, 0, O, zeros.ctypes.data, 0, weight_grad[k].ctypes.data, O)
+        _product(like, n, 1, B, O, x[k].ctypes.data, 1, 0, n,
+                 dy[k].ctypes.data, 0, O,
+                 zeros.ctypes.data, 0, weight_grad[k].ctypes.data, O)
         if len(dx):
             turned[:] = dy[k].T
-            _product(like, n, 1, O, B, weight[k].ctypes.data, O, 0, 1, turned.ctypes.data, 0, B, zeros.ctypes.data, 0, dx_turned.ctypes.data, B)
+            _product(like, n, 1, O, B, weight[k].ctypes.data, O, 0, 1,
+                     turned.ctypes.data, 0, B,
+                     zeros.ctypes.data, 0, dx_turned.ctypes.data, B)
             dx[k] = dx_turned.T
 
 # %% ../../nbs/internals/02_kernels.ipynb #960025c4
@@ -417,8 +495,12 @@ def conv(x, # [K, B, H, W, c_in]
                     for j in range(size): w[i, j, c, o] = weight[k, o, c, i, j]
         for b in range(B):
             for i in range(H - size + 1):
-                _product(like, row, size, size * C, O, x[k, b, i].ctypes.data, C, W * C, 1, w.ctypes.data, size * C * O, O, bias[k].ctypes.data, 0, y[k, b, i].ctypes.data, O)
+                _product(like, row, size, size * C, O,
+                         x[k, b, i].ctypes.data, C, W * C, 1,
+                         w.ctypes.data, size * C * O, O,
+                         bias[k].ctypes.data, 0, y[k, b, i].ctypes.data, O)
 
+# %% ../../nbs/internals/02_kernels.ipynb #a65bb7c0
 @loop
 def _turn_round(weight, to): # [O, C, size, size] -> [size, size, O, C], flipped
     O, C, size, _ = weight.shape
@@ -427,24 +509,29 @@ def _turn_round(weight, to): # [O, C, size, size] -> [size, size, O, C], flipped
             for i in range(size):
                 for j in range(size): to[size - 1 - i, size - 1 - j, o, c] = weight[o, c, i, j]
 
+# %% ../../nbs/internals/02_kernels.ipynb #85640c85
 @loop
 def _padded(x, weight): # zeros, for `_conv_dx` to work in
     H, W, O, size = x.shape[2], x.shape[3], weight.shape[1], weight.shape[3]
     return np.zeros((H - size + 1, W + size - 1, O), x.dtype)
 
+# %% ../../nbs/internals/02_kernels.ipynb #ed5009e3
 @loop
 def _conv_dx(dy, # [rows, row, O], of one example
              w, padded, # from `_turn_round` and `_padded`
              dx, # [H, W, C], written
-            ):
+            ): # the gradient of a convolution's input, of one example
     (H, W, C), (rows, row, O) = dx.shape, dy.shape
     margin, wide, zeros = H - rows, padded.shape[1], np.zeros(C, dy.dtype)
     padded[:, margin:margin + row] = dy
     for i in range(H): # the rows of dy that it is seen by: i - margin to i
         first, last = max(0, i - margin), min(rows - 1, i)
-        _product(zeros, W, last - first + 1, (margin + 1) * O, C, padded[first].ctypes.data, O, wide * O, 1,
-                 w[first - i + margin].ctypes.data, (margin + 1) * O * C, C, zeros.ctypes.data, 0, dx[i].ctypes.data, C)
+        _product(zeros, W, last - first + 1, (margin + 1) * O, C,
+                 padded[first].ctypes.data, O, wide * O, 1,
+                 w[first - i + margin].ctypes.data, (margin + 1) * O * C, C,
+                 zeros.ctypes.data, 0, dx[i].ctypes.data, C)
 
+# %% ../../nbs/internals/02_kernels.ipynb #b72b723b
 @loop
 def conv_backward(x, weight, dy, # [K, B, H - size + 1, W - size + 1, c_out]
                   weight_grad, bias_grad, # written
@@ -453,7 +540,8 @@ def conv_backward(x, weight, dy, # [K, B, H - size + 1, W - size + 1, c_out]
     "The gradients of weight, bias and input."
     K, B, H, W, C = x.shape
     O, size, rows, row = weight.shape[1], weight.shape[3], dy.shape[2], dy.shape[3]
-    g, w, padded = np.empty((size, O, size, C), dy.dtype), np.empty((size, size, O, C), dy.dtype), _padded(x, weight)
+    g, w, padded = (np.empty((size, O, size, C), dy.dtype), np.empty((size, size, O, C), dy.dtype),
+                    _padded(x, weight))
     zeros, one = np.zeros(O, dy.dtype), np.ones(1, dy.dtype)
     for k in range(K):
         g[:] = 0
@@ -462,8 +550,8 @@ def conv_backward(x, weight, dy, # [K, B, H - size + 1, W - size + 1, c_out]
         for b in range(B):
             for i in range(size): # of the window's rows
                 to = g[i].ctypes.data
-                _product(zeros, O, rows, row, size * C, dy[k, b].ctypes.data, 1, row * O, O, x[k, b, i].ctypes.data, W * C, C,
-                         to, size * C, to, size * C)
+                _product(zeros, O, rows, row, size * C, dy[k, b].ctypes.data, 1, row * O, O,
+                         x[k, b, i].ctypes.data, W * C, C, to, size * C, to, size * C)
         for o in range(O):
             for c in range(C):
                 for i in range(size):
@@ -477,20 +565,29 @@ WINDOWS = {rows: (1, 2, 3) for rows in (5, 4, 3, 2, 1)} # blocks that are window
 LONG = 13 # most vectors of a block that is a row
 PICKED = WINDOWS | {1: range(1, LONG + 1)}
 
+# %% ../../nbs/internals/02_kernels.ipynb #b0c5ca71
 def _pick(b, to, numbers, places, unit, p): # what is at p of a list, for a vector, and its place, in bytes
-    return to.number_at(to.move(numbers, ir.Constant(to.i64, 1), p)), b.mul(unit, _integer(b, to, places, p))
+    return (to.number_at(to.move(numbers, ir.Constant(to.i64, 1), p)),
+            b.mul(unit, _integer(b, to, places, p)))
 
-def _integer(b, to, address, p): return b.load(b.inttoptr(b.add(address, b.mul(p, ir.Constant(to.i64, 8))), to.i64.as_pointer()))
+# %% ../../nbs/internals/02_kernels.ipynb #564afa3c
+def _integer(b, to, address, p): # what is at p of a list of int64
+    return b.load(b.inttoptr(b.add(address, b.mul(p, ir.Constant(to.i64, 8))), to.i64.as_pointer()))
 
+# %% ../../nbs/internals/02_kernels.ipynb #5fef0f81
 def _range(b, to, begins, i): # where a group begins, and how many are of it
     first, end = (_integer(b, to, begins, j) for j in (i, b.add(i, ir.Constant(to.i64, 1))))
     return first, b.sub(end, first)
 
+# %% ../../nbs/internals/02_kernels.ipynb #8df28321
 @intrinsic
-def _picked(context, like, rows, vectors, groups, begins, numbers, places, unit, x, x_row, start, start_row, y, y_row, y_group, last):
-    "For loops: y ← start + Σ numbers[p] · (x from the place p on) for as many rows and vectors; for each group, whose p go from where it begins to where the next one does."
+def _picked(context, like, rows, vectors, groups, begins, numbers, places, unit,
+            x, x_row, start, start_row, y, y_row, y_group, last):
+    """For loops: y ← start + Σ numbers[p] · (x from the place p on) for as many rows and vectors;
+    for each group, whose p go from where it begins to where the next one does."""
     def code(context, b, signature, args):
-        _, rows, vectors, groups, begins, numbers, places, unit, x, x_row, start, start_row, y, y_row, y_group, last = args
+        (_, rows, vectors, groups, begins, numbers, places, unit,
+         x, x_row, start, start_row, y, y_row, y_group, last) = args
         to = _Writer(context, b, like.dtype, last)
         def block(rows, vectors):
             with cgutils.for_range(b, groups) as group:
@@ -498,33 +595,43 @@ def _picked(context, like, rows, vectors, groups, begins, numbers, places, unit,
                 def sum_up(sums):
                     with cgutils.for_range(b, many) as p:
                         number, place = _pick(b, to, numbers, places, unit, b.add(first, p.index))
-                        for r, v in sums: to.add_product(sums[r, v], number, to.load(to.row(b.add(x, place), x_row, r), v, v == vectors - 1))
+                        for r, v in sums:
+                            to.add_product(sums[r, v], number,
+                                           to.load(to.row(b.add(x, place), x_row, r), v, v == vectors - 1))
                 to.block(rows, vectors, start, start_row, to.move(y, y_group, group.index), y_row, sum_up)
         to.choose(rows, vectors, PICKED, block)
         return context.get_dummy_value()
     return types.void(like, *[types.intp] * 15), code
 
+# %% ../../nbs/internals/02_kernels.ipynb #64cd6fb2
 @intrinsic
-def _scattered(context, like, rows, vectors, groups, begins, numbers, places, unit, x, x_row, x_group, y, y_row, last):
-    "For loops: y from the place p on ← itself + numbers[p] · x, for as many rows and vectors and for each p; groups as in `_picked`."
+def _scattered(context, like, rows, vectors, groups, begins, numbers, places, unit,
+               x, x_row, x_group, y, y_row, last):
+    """For loops: y from the place p on ← itself + numbers[p] · x, for as many rows and vectors
+    and for each p; groups as in `_picked`."""
     def code(context, b, signature, args):
         _, rows, vectors, groups, begins, numbers, places, unit, x, x_row, x_group, y, y_row, last = args
         to = _Writer(context, b, like.dtype, last)
         def block(rows, vectors):
             with cgutils.for_range(b, groups) as group:
                 base, (first, many) = to.move(x, x_group, group.index), _range(b, to, begins, group.index)
-                xs = {(r, v): to.load(to.row(base, x_row, r), v, v == vectors - 1) for r in range(rows) for v in range(vectors)}
+                xs = {(r, v): to.load(to.row(base, x_row, r), v, v == vectors - 1)
+                      for r in range(rows) for v in range(vectors)}
                 with cgutils.for_range(b, many) as p:
                     number, place = _pick(b, to, numbers, places, unit, b.add(first, p.index))
                     for r, v in xs:
                         here = to.row(b.add(y, place), y_row, r)
-                        to.store(to.call("fma", to.vector, number, xs[r, v], to.load(here, v, v == vectors - 1)), here, v, v == vectors - 1)
+                        to.store(to.call("fma", to.vector, number, xs[r, v], to.load(here, v, v == vectors - 1)),
+                                 here, v, v == vectors - 1)
         to.choose(rows, vectors, PICKED, block)
         return context.get_dummy_value()
     return types.void(like, *[types.intp] * 13), code
 
+# %% ../../nbs/internals/02_kernels.ipynb #7f8e238f
 @loop
-def _add_picked(like, rows, columns, begins, numbers, places, unit, x, x_row, y, y_row, scatter): # as for `_picked`, of one group, or `_scattered`, block by block
+def _add_picked(like, rows, columns, begins, numbers, places, unit, x, x_row, y, y_row, # as for `_picked`, of one group
+                scatter, # is it `_scattered` that is done block by block?
+               ):
     size = like.itemsize
     lanes = BYTES // size
     for column in range(0, columns, 3 * lanes):
@@ -533,21 +640,34 @@ def _add_picked(like, rows, columns, begins, numbers, places, unit, x, x_row, y,
         last = left - (vectors - 1) * lanes
         while r < rows:
             many, source, to = min(5, rows - r), x + r * x_row * size + shift, y + r * y_row * size + shift
-            if scatter: _scattered(like, many, vectors, 1, begins.ctypes.data, numbers, places, unit, source, x_row, 0, to, y_row, last)
-            else: _picked(like, many, vectors, 1, begins.ctypes.data, numbers, places, unit, source, x_row, to, y_row, to, y_row, 0, last)
+            if scatter:
+                _scattered(like, many, vectors, 1, begins.ctypes.data, numbers, places, unit,
+                           source, x_row, 0, to, y_row, last)
+            else:
+                _picked(like, many, vectors, 1, begins.ctypes.data, numbers, places, unit,
+                        source, x_row, to, y_row, to, y_row, 0, last)
             r += many
 
+# %% ../../nbs/internals/02_kernels.ipynb #61a7b8d1
 @loop
-def _add_picked_rows(columns, begins, numbers, places, unit, x, y, start, scatter): # the same with rows [groups, columns] for blocks: of y, which begin as `start`, or, to scatter, of x
+def _add_picked_rows(columns, begins, numbers, places, unit, x, y, # blocks are rows [groups, columns] of y
+                     start, # what they begin as
+                     scatter, # or are they rows of x?
+                    ):
     size = start.itemsize
     lanes = BYTES // size
     for column in range(0, columns, LONG * lanes):
         left, shift = min(LONG * lanes, columns - column), column * size
         vectors = (left + lanes - 1) // lanes
         last, groups = left - (vectors - 1) * lanes, len(begins) - 1
-        if scatter: _scattered(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit, x + shift, 0, columns, y + shift, 0, last)
-        else: _picked(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit, x + shift, 0, start.ctypes.data + shift, 0, y + shift, 0, columns, last)
+        if scatter:
+            _scattered(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit,
+                       x + shift, 0, columns, y + shift, 0, last)
+        else:
+            _picked(start, 1, vectors, groups, begins.ctypes.data, numbers, places, unit,
+                    x + shift, 0, start.ctypes.data + shift, 0, y + shift, 0, columns, last)
 
+# %% ../../nbs/internals/02_kernels.ipynb #06343040
 @_compiled("contract", "reassoc")
 def _sum(numbers): # in any order
     total = numbers.dtype.type(0)
@@ -558,9 +678,13 @@ def _sum(numbers): # in any order
 @loop
 def _picks(x, # [S, N, n], each seed's contiguous
            batch, # size of the batches that N examples are
-          ): # for each batch, input after input, what the examples have beyond the lowest value, and which examples they are, and where each input's begin [S, batches, n + 1]. The first is the lowest value itself, of an example after the last that has nothing else. Nothing for a seed with too many
+          ):
+    # For each batch, input after input: what the examples have beyond the lowest value, which examples they are,
+    # and where each input's begin, [S, batches, n + 1]. The first of an input is the lowest value itself, of an
+    # example after the last that has nothing else. There is nothing for a seed with too many.
     S, N, n = x.shape
-    many, begins, p = np.zeros(S, np.int64), np.empty((S, -(-N // batch), n + 1), np.int64), np.uint64(0)
+    many, begins, p = (
+        np.zeros(S, np.int64), np.empty((S, -(-N // batch), n + 1), np.int64), np.uint64(0))
     for s in range(S):
         blank = x[s, 0].min()
         for e in range(N):
@@ -586,6 +710,7 @@ def _picks(x, # [S, N, n], each seed's contiguous
             begins[s, t, n] = p
     return numbers, places, begins
 
+# %% ../../nbs/internals/02_kernels.ipynb #c2dfb841
 @loop
 def _aligned(rows, columns, like): # zeros, each row of which begins where a vector may: it is loaded faster
     size = like.itemsize
@@ -598,12 +723,13 @@ def _aligned(rows, columns, like): # zeros, each row of which begins where a vec
 # %% ../../nbs/internals/02_kernels.ipynb #0e82f621
 EPS = 1e-5 # of layer norm
 
+# %% ../../nbs/internals/02_kernels.ipynb #44579d18
 @_compiled("contract", "reassoc")
 def _normalize(z, # [n], of one example
                gain, offset, # [n]
                y, # [n], written
                moments, # [2], written: z's mean, and what z - mean is multiplied by
-              ):
+              ): # layer norm of one example
     kind, total, square = z.dtype.type, z.dtype.type(0), z.dtype.type(0)
     for i in range(len(z)): total += z[i]
     mean = total / kind(len(z))
@@ -612,11 +738,12 @@ def _normalize(z, # [n], of one example
     for i in range(len(z)): y[i] = (z[i] - mean) * scale * gain[i] + offset[i]
     moments[0], moments[1] = mean, scale
 
+# %% ../../nbs/internals/02_kernels.ipynb #464bd275
 @_compiled("contract", "reassoc")
 def _normalize_backward(d, # [n], changed: from the gradient of y to that of z
                         z, gain, moments, # as in `_normalize`
                         gain_grad, offset_grad, # [n], added to
-                       ):
+                       ): # the gradients of layer norm, of one example
     kind, mean, scale = z.dtype.type, moments[0], moments[1]
     total, along = kind(0), kind(0)
     for i in range(len(z)):
@@ -636,7 +763,7 @@ def _activate(z, # [B * U], from a linear layer
               moments, # [B, 2], written if there is a norm
               concatenated, # is it CReLU?
               units, # [B * U], or [B * 2U] with CReLU, written
-             ):
+             ): # what the units of a hidden layer give for a batch
     B = len(moments)
     U, V = len(z) // B, len(units) // B
     for b in range(B):
@@ -647,13 +774,15 @@ def _activate(z, # [B * U], from a linear layer
             for u in range(U): out[U + u] = 0 if out[u] >= 0 else -out[u]
         for u in range(U): out[u] = 0 if out[u] <= 0 else out[u] # NaN stays
 
+# %% ../../nbs/internals/02_kernels.ipynb #3e00eed9
 @loop
 def _forward(x, picks, r, t, widths, normed, concatenated, theta, # as for `_learn`
              rows, zeros, z, moments, # room to work in; backward needs z and moments
              units, # written
              logits, # [B * outputs], written
-            ):
-    B, layers, size, start, of_z, of_units, source = len(rows) - 1, len(widths) - 1, theta.itemsize, 0, 0, 0, x
+            ): # the logits of a batch, and all that backward needs
+    B, layers, size, start, of_z, of_units, source = (
+        len(rows) - 1, len(widths) - 1, theta.itemsize, 0, 0, 0, x)
     numbers, places, begins = picks[0], picks[1], picks[2][r, t]
     few, fan, in_place = begins[-1] > begins[0], 2 if concatenated else 1, not (normed or concatenated)
     for l in range(layers):
@@ -664,34 +793,39 @@ def _forward(x, picks, r, t, widths, normed, concatenated, theta, # as for `_lea
                              theta.ctypes.data, rows.ctypes.data, zeros, True)
             for b in range(B):
                 for o in range(O): out[b * O + o] = rows[b, o] + rows[B, o] + theta[n * O + o]
-        else: _product(zeros, B, 1, n, O, source, n, 0, 1, theta[start:].ctypes.data, 0, O,
-                       theta[start + n * O:].ctypes.data, 0, out.ctypes.data, O)
+        else:
+            _product(zeros, B, 1, n, O, source, n, 0, 1, theta[start:].ctypes.data, 0, O,
+                     theta[start + n * O:].ctypes.data, 0, out.ctypes.data, O)
         start += (n + 1) * O
         if hidden:
             features = units[of_units:of_units + B * O * fan]
             if in_place:
                 for i in range(B * O): features[i] = 0 if features[i] <= 0 else features[i] # NaN stays
-            else: _activate(out, theta[start:start + (2 * O if normed else 0)], moments[l * B:(l + 1) * B], concatenated, features)
-            start, of_z, of_units, source = start + (2 * O if normed else 0), of_z + B * O, of_units + B * O * fan, features.ctypes.data
+            else:
+                _activate(out, theta[start:start + (2 * O if normed else 0)], moments[l * B:(l + 1) * B],
+                          concatenated, features)
+            start, of_z, of_units, source = (
+                start + (2 * O if normed else 0), of_z + B * O, of_units + B * O * fan, features.ctypes.data)
 
 # %% ../../nbs/internals/02_kernels.ipynb #8166fb13
 @loop
 def _deactivate(below, # the gradient of what the units give, feature by feature, [features * B]
                 units, # [B, features]
                 dy, # [B * U], written: the gradient of what the activation was given
-               ):
+               ): # the gradient back through the activation of a hidden layer
     B, V = units.shape
     U = len(dy) // B
     for b in range(B):
         for u in range(U): dy[b * U + u] = below[u * B + b] if units[b, u] > 0 else 0
         for v in range(U, V): dy[b * U + v - U] -= below[v * B + b] if units[b, v] > 0 else 0
 
+# %% ../../nbs/internals/02_kernels.ipynb #251b663c
 @loop
 def _backward(x, picks, r, t, widths, normed, concatenated, theta, # as for `_learn`
               rows, zeros, z, moments, units, # from `_forward`
               error, # [B * outputs], the gradient of the logits
               grad, # [P], written
-             ):
+             ): # the gradients of a learner's parameters, from the last layer to the first
     B, layers, size, start = len(rows) - 1, len(widths) - 1, theta.itemsize, len(theta)
     fan, of_z = 2 if concatenated else 1, B * widths[1:-1].sum()
     of_units, widest, dy = of_z * fan, widths[1:].max(), error
@@ -711,8 +845,9 @@ def _backward(x, picks, r, t, widths, normed, concatenated, theta, # as for `_le
             rows[B, :O] = bias
             _add_picked_rows(O, begins, numbers.ctypes.data, places.ctypes.data, rows.shape[1] * size,
                              rows.ctypes.data, grad.ctypes.data, zeros, False)
-        else: _product(zeros, n, 1, B, O, units[of_units:].ctypes.data if l else x, 1, 0, n,
-                       dy.ctypes.data, 0, O, zeros.ctypes.data, 0, grad[start:].ctypes.data, O)
+        else:
+            _product(zeros, n, 1, B, O, units[of_units:].ctypes.data if l else x, 1, 0, n,
+                     dy.ctypes.data, 0, O, zeros.ctypes.data, 0, grad[start:].ctypes.data, O)
         if l:
             for b in range(B):
                 for o in range(O): turned[o * B + b] = dy[b * O + o]
@@ -727,8 +862,8 @@ def _backward(x, picks, r, t, widths, normed, concatenated, theta, # as for `_le
                 gain, offset = slice(start, start + U), slice(start + U, start + 2 * U)
                 grad[start:start + 2 * U] = 0
                 for b in range(B):
-                    _normalize_backward(dy[b * U:(b + 1) * U], z[of_z + b * U:of_z + (b + 1) * U], theta[gain], moments[(l - 1) * B + b],
-                                        grad[gain], grad[offset])
+                    _normalize_backward(dy[b * U:(b + 1) * U], z[of_z + b * U:of_z + (b + 1) * U], theta[gain],
+                                        moments[(l - 1) * B + b], grad[gain], grad[offset])
 
 # %% ../../nbs/internals/02_kernels.ipynb #793e19cb
 def no_forces(like, # [K, P], a numpy array
@@ -736,7 +871,8 @@ def no_forces(like, # [K, P], a numpy array
     """Nothing to add to the gradients of K learners. The parts, of the type of `like` unless it is said:
 
     elastic_anchor, elastic_weight, importance: [K, P] twice (or [0, 0]: none) and [K, 1]
-    kind (an integer: -1 none, 0 d, 1 its sign, 2 d within ± delta), anchor [K, P] or [K, 1], strength [K, 1], delta [K, 1]
+    kind, an integer: -1 none, 0 d, 1 its sign, 2 d within ± delta
+    anchor, strength, delta: [K, P] or [K, 1]; [K, 1]; [K, 1]
     spared, int64 [n, 2]: slices of P that are not pushed
     stops, laws, keys: as for `perturb`, keys int64 [K, parameters]; or [0, 0]: the anchor is not drawn
     """
@@ -750,7 +886,7 @@ def no_forces(like, # [K, P], a numpy array
 def _push(kind, theta, anchor, # [n], or [1] for all
           strength, delta,
           grad, # [n], changed
-         ):
+         ): # add the push of some of a learner's parameters
     each, a, one = len(anchor) == len(theta), anchor[0], theta.dtype.type(1)
     for i in range(len(theta)):
         d = theta[i] - (anchor[i] if each else a)
@@ -758,14 +894,16 @@ def _push(kind, theta, anchor, # [n], or [1] for all
         elif kind == 2: d = min(max(d, -delta), delta)
         grad[i] += strength * d
 
+# %% ../../nbs/internals/02_kernels.ipynb #1f85c4e7
 @loop
 def _add_forces(k, # which of K learners
                 step, # steps done before this one
                 theta, grad, # [P], grad is changed
                 forces, # as from `no_forces`
                 drawn, # [P]: room for an anchor, if it is drawn
-               ):
-    elastic_anchor, elastic_weight, importance, kind, anchor, strength, delta, spared, stops, laws, keys = forces
+               ): # add all that `forces` says to a learner's gradient
+    (elastic_anchor, elastic_weight, importance,
+     kind, anchor, strength, delta, spared, stops, laws, keys) = forces
     if len(elastic_anchor):
         a, w, much = elastic_anchor[k], elastic_weight[k], importance[k, 0]
         for p in range(len(theta)): grad[p] += much * (w[p] * (theta[p] - a[p]))
@@ -778,6 +916,7 @@ def _add_forces(k, # which of K learners
         if stop > start: _push(kind, theta[start:stop], here, strength[k, 0], delta[k, 0], grad[start:stop])
         if s < len(spared): start = spared[s, 1]
 
+# %% ../../nbs/internals/02_kernels.ipynb #253e2f63
 @loop
 def _draw(row, step, stops, laws, keys): # [P], written; keys of this learner
     start, two, one = 0, np.float32(2), np.float32(1)
@@ -801,10 +940,13 @@ def _learn(x, # address of [B, widths[0]]
     B, C, hidden = y.shape[1], widths[-1], widths[1:-1].sum()
     logits, error = np.empty((1, B, C), theta.dtype), np.empty((1, B, C), theta.dtype)
     rows, zeros = _aligned(B + 1, widths[1], theta), np.zeros(max(B, widths[1:].max()), theta.dtype)
-    z, moments = np.empty(B * hidden if normed or concatenated else 0, theta.dtype), np.empty((B * (len(widths) - 2), 2), theta.dtype)
-    _forward(x, picks, r, t, widths, normed, concatenated, theta, rows, zeros, z, moments, units, logits.reshape(-1))
+    z, moments = (np.empty(B * hidden if normed or concatenated else 0, theta.dtype),
+                  np.empty((B * (len(widths) - 2), 2), theta.dtype))
+    _forward(x, picks, r, t, widths, normed, concatenated, theta,
+             rows, zeros, z, moments, units, logits.reshape(-1))
     cross_entropy(logits, y, loss, accuracy, error)
-    _backward(x, picks, r, t, widths, normed, concatenated, theta, rows, zeros, z, moments, units, error.reshape(-1), grad)
+    _backward(x, picks, r, t, widths, normed, concatenated, theta,
+              rows, zeros, z, moments, units, error.reshape(-1), grad)
 
 # %% ../../nbs/internals/02_kernels.ipynb #bef5ceec
 @loop
@@ -831,10 +973,13 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
             _add_forces(k, steps + t, theta[k], grad[k], forces, drawn)
             sgd(theta[j], grad[j], anchor[j], pull[j], lr[j])
             if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
-            if renewal is not None: continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k], (theta[k],), *renewal)
+            if renewal is not None:
+                continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k], (theta[k],), *renewal)
 
+# %% ../../nbs/internals/02_kernels.ipynb #823b62fe
 @loop
-def perceptron_adam(x, y, batch, row, widths, normed, concatenated, units, loss, accuracy, steps, forces, noise, renewal, # as for `perceptron_sgd`
+def perceptron_adam(x, y, batch, row, widths, normed, concatenated, units, # as for `perceptron_sgd`
+                    loss, accuracy, steps, forces, noise, renewal, # likewise
                     theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, lost, # as for `adam`
                    ):
     "A step of Adam for each batch."
@@ -846,49 +991,64 @@ def perceptron_adam(x, y, batch, row, widths, normed, concatenated, units, loss,
             _learn(x[r, t * batch].ctypes.data, picks, r, t, some, widths, normed, concatenated,
                    theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
             _add_forces(k, steps + t, theta[k], grad[k], forces, drawn)
-            adam(theta[j], grad[j], m[j], v[j], m1[j], v1[j], anchor[j], pull[j], lr[j], beta1, beta2, eps, lost)
+            adam(theta[j], grad[j], m[j], v[j], m1[j], v1[j], anchor[j], pull[j], lr[j],
+                 beta1, beta2, eps, lost)
             if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
-            if renewal is not None: continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k],
-                                                     (theta[k], m[k], v[k], m1[k], v1[k]), *renewal)
+            if renewal is not None:
+                continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k],
+                                   (theta[k], m[k], v[k], m1[k], v1[k]), *renewal)
 
 # %% ../../nbs/internals/02_kernels.ipynb #b2d098b5
 @loop
-def _beats(b, a): return (not b <= a) & (a == a) # is it larger, or a NaN where there was none?
+def _beats(b, a): # is b larger than a, or a NaN where there was none?
+    return (not b <= a) & (a == a)
 
+# %% ../../nbs/internals/02_kernels.ipynb #d854e235
 @_compiled("contract", inline="always") # a call would take longer than 16 channels
-def _largest(x0, x1, x2, x3, best, place): # [n] each
+def _largest(x0, x1, x2, x3, # [n] each
+             best, place, # [n], written
+            ):
     for c in range(best.shape[0]): # without a branch, or the compiler would make no vectors of this
         right, lower = _beats(x1[c], x0[c]), _beats(x3[c], x2[c])
         upper_best, lower_best = x1[c] if right else x0[c], x3[c] if lower else x2[c]
         down = _beats(lower_best, upper_best)
         best[c], place[c] = lower_best if down else upper_best, np.uint8(2 + lower if down else right)
 
+# %% ../../nbs/internals/02_kernels.ipynb #aa07c864
 @loop
 def max_pool(x, # [N, H, W, C]
              y, # [N, H // 2, W // 2, C], written
-             which, # uint8, like y, written: the first place of the largest in its window, or of a NaN
+             which, # uint8, like y, written: the first place of the largest, or of a NaN
             ):
     "The maximum of each window of 2 × 2; windows do not overlap."
     h, w, C = y.shape[1:]
-    corners, whole = np.empty((4, w * C), x.dtype), C * x.itemsize % BYTES == 0 # are channels whole vectors?
+    # are channels whole vectors?
+    corners, whole = np.empty((4, w * C), x.dtype), C * x.itemsize % BYTES == 0
     for n in range(y.shape[0]):
         for i in range(h):
             upper, lower = x[n, 2 * i], x[n, 2 * i + 1]
             if whole:
-                for j in range(w): _largest(upper[2 * j], upper[2 * j + 1], lower[2 * j], lower[2 * j + 1], y[n, i, j], which[n, i, j])
+                for j in range(w):
+                    _largest(upper[2 * j], upper[2 * j + 1],
+                             lower[2 * j], lower[2 * j + 1], y[n, i, j], which[n, i, j])
             else: # those of a row of windows side by side are nearly so
                 _part(upper, corners[0], corners[1])
                 _part(lower, corners[2], corners[3])
-                _largest(corners[0], corners[1], corners[2], corners[3], y[n, i].reshape(-1), which[n, i].reshape(-1))
+                _largest(corners[0], corners[1], corners[2], corners[3],
+                         y[n, i].reshape(-1), which[n, i].reshape(-1))
 
+# %% ../../nbs/internals/02_kernels.ipynb #c1a98c3d
 @loop
-def _part(x, even, odd): # [W, C], [w * C] twice, written: channels of places 0, 2, 4, …; of places 1, 3, 5, …
+def _part(x, # [W, C]
+          even, odd, # [w * C], written: channels of places 0, 2, 4, …; of places 1, 3, 5, …
+         ):
     C = x.shape[1]
     for j in range(len(even) // C):
         left, right = x[2 * j], x[2 * j + 1]
         for c in range(C): even[j * C + c] = left[c]
         for c in range(C): odd[j * C + c] = right[c]
 
+# %% ../../nbs/internals/02_kernels.ipynb #9f6a2c6b
 @loop
 def max_pool_backward(which, dy, # as in `max_pool`
                       dx, # [N, H, W, C], zeros where no window is; written
@@ -899,12 +1059,15 @@ def max_pool_backward(which, dy, # as in `max_pool`
         for i in range(dy.shape[1]):
             upper, lower = dx[n, 2 * i].reshape(-1), dx[n, 2 * i + 1].reshape(-1)
             for j in range(dy.shape[2]):
-                place, d, left, right = which[n, i, j], dy[n, i, j], 2 * j * C, (2 * j + 1) * C
-                for c in range(C): upper[left + c] = d[c] if place[c] == 0 else 0 # one loop each: the compiler makes vectors of these
+                place, d, left, right = (
+                    which[n, i, j], dy[n, i, j], 2 * j * C, (2 * j + 1) * C)
+                # one loop each: the compiler makes vectors of these
+                for c in range(C): upper[left + c] = d[c] if place[c] == 0 else 0
                 for c in range(C): upper[right + c] = d[c] if place[c] == 1 else 0
                 for c in range(C): lower[left + c] = d[c] if place[c] == 2 else 0
                 for c in range(C): lower[right + c] = d[c] if place[c] == 3 else 0
 
+# %% ../../nbs/internals/02_kernels.ipynb #ce479fc9
 @loop
 def _spread(which, dy, dx): # [h, w, C or 2 C] twice -> [H, W, C]: each number to its place
     (h, w, features), (H, W, C) = which.shape, dx.shape
@@ -922,15 +1085,18 @@ def _spread(which, dy, dx): # [h, w, C or 2 C] twice -> [H, W, C]: each number t
 # %% ../../nbs/internals/02_kernels.ipynb #755f6199
 @loop
 def conv_backward_at_maxima(x, weight, # as for `conv`
-                            which, # uint8, [K, B, h, w, c_out], from `max_pool` of the convolution's output; or 2 c_out, of its CReLU
-                            dy, # like which: the gradient of what was pooled; with CReLU that of negative parts with a minus
+                            which, # uint8, [K, B, h, w, c_out] from `max_pool` of the output, or 2 c_out of its CReLU
+                            dy, # like which: the gradient of what was pooled, of negative parts with a minus
                             weight_grad, bias_grad, # written
                             dx, # [K, B, H, W, c_in], written; no learners: it is not needed
                            ):
     "The gradients of weight, bias and input."
     K, B, H, W, C = x.shape
-    h, w, features, O, size, like = dy.shape[2], dy.shape[3], dy.shape[4], weight.shape[1], weight.shape[3], np.empty(0, dy.dtype)
-    numbers, places, windows, within, begins = np.empty(h * w, dy.dtype), np.empty(h * w, np.int64), np.empty(h * w, np.int64), np.empty(4, np.int64), np.zeros(2, np.int64)
+    h, w, features, O, size, like = (
+        dy.shape[2], dy.shape[3], dy.shape[4], weight.shape[1], weight.shape[3], np.empty(0, dy.dtype))
+    numbers, places, windows, within, begins = (
+        np.empty(h * w, dy.dtype), np.empty(h * w, np.int64), np.empty(h * w, np.int64),
+        np.empty(4, np.int64), np.zeros(2, np.int64))
     for i in range(h):
         for j in range(w): windows[i * w + j] = 2 * (i * W + j)
     for place in range(4): within[place] = (place >> 1) * W + (place & 1)
@@ -954,19 +1120,24 @@ def conv_backward_at_maxima(x, weight, # as for `conv`
                     n += np.uint64(d != 0)
                 bias_grad[k, o] += _sum(numbers[:n])
                 begins[1] = n
-                _add_picked(like, size, wide, begins, numbers.ctypes.data, places.ctypes.data, C * like.itemsize, x[k, b].ctypes.data, W * C, g[o].ctypes.data, wide, False)
-                if scatter: _add_picked(like, size, wide, begins, numbers.ctypes.data, places.ctypes.data, C * like.itemsize, turned[o].ctypes.data, wide, dx[k, b].ctypes.data, W * C, True)
+                _add_picked(like, size, wide, begins, numbers.ctypes.data, places.ctypes.data, C * like.itemsize,
+                            x[k, b].ctypes.data, W * C, g[o].ctypes.data, wide, False)
+                if scatter:
+                    _add_picked(like, size, wide, begins, numbers.ctypes.data, places.ctypes.data, C * like.itemsize,
+                                turned[o].ctypes.data, wide, dx[k, b].ctypes.data, W * C, True)
         for o in range(O):
             for c in range(C):
                 for i in range(size):
                     for j in range(size): weight_grad[k, o, c, i, j] = g[o, i, j, c]
     if len(dx) and not scatter: _dx_from_maxima(weight, which, dy, dx)
 
+# %% ../../nbs/internals/02_kernels.ipynb #425c0d15
 @loop
 def _dx_from_maxima(weight, which, dy, dx): # with the zeros that are between
     K, B, H, W, C = dx.shape
     O, size = weight.shape[1], weight.shape[3]
-    turned, dense, padded = np.empty((size, size, O, C), dy.dtype), np.empty((H - size + 1, W - size + 1, O), dy.dtype), _padded(dx, weight)
+    turned, dense, padded = (np.empty((size, size, O, C), dy.dtype),
+                             np.empty((H - size + 1, W - size + 1, O), dy.dtype), _padded(dx, weight))
     for k in range(K):
         _turn_round(weight[k], turned)
         for b in range(B):
@@ -980,11 +1151,12 @@ def _turn(a, to): # [C, N] -> [N * C]
     for n in range(N):
         for c in range(C): to[n * C + c] = a[c, n]
 
+# %% ../../nbs/internals/02_kernels.ipynb #6a5d7af0
 @loop
 def layer_norm(z, # [K, B, N, C]: C channels at N places
                gain, offset, # [K, C, N]
                y, # like z, written
-               moments, # [K, B, 2], written: each example's mean, and what z - mean is multiplied by
+               moments, # [K, B, 2], written: z's mean, and what z - mean is multiplied by
               ):
     "Each example shifted and scaled to mean 0 and variance 1; then gain and offset."
     K, B, N, C = z.shape
@@ -992,8 +1164,10 @@ def layer_norm(z, # [K, B, N, C]: C channels at N places
     for k in range(K):
         _turn(gain[k], w)
         _turn(offset[k], shift)
-        for b in range(B): _normalize(z[k, b].reshape(-1), w, shift, y[k, b].reshape(-1), moments[k, b])
+        for b in range(B):
+            _normalize(z[k, b].reshape(-1), w, shift, y[k, b].reshape(-1), moments[k, b])
 
+# %% ../../nbs/internals/02_kernels.ipynb #2158394c
 @loop
 def layer_norm_backward(z, gain, moments, # from `layer_norm`
                         gain_grad, offset_grad, # [K, C, N], written
@@ -1005,16 +1179,20 @@ def layer_norm_backward(z, gain, moments, # from `layer_norm`
     for k in range(K):
         _turn(gain[k], w)
         grads[:] = 0
-        for b in range(B): _normalize_backward(dz[k, b].reshape(-1), z[k, b].reshape(-1), w, moments[k, b], grads[0], grads[1])
+        for b in range(B):
+            _normalize_backward(dz[k, b].reshape(-1), z[k, b].reshape(-1), w,
+                                moments[k, b], grads[0], grads[1])
         _turn_back(grads[0], gain_grad[k])
         _turn_back(grads[1], offset_grad[k])
 
+# %% ../../nbs/internals/02_kernels.ipynb #9dc3b221
 @loop
 def _turn_back(a, to): # [N * C] -> [C, N]
     C, N = to.shape
     for c in range(C):
         for n in range(N): to[c, n] = a[n * C + c]
 
+# %% ../../nbs/internals/02_kernels.ipynb #0b74caf9
 @loop
 def layer_norm_backward_at_maxima(which, dy, # as for `conv_backward_at_maxima`
                                   z, gain, moments, gain_grad, offset_grad, # as for `layer_norm_backward`
@@ -1028,7 +1206,8 @@ def layer_norm_backward_at_maxima(which, dy, # as for `conv_backward_at_maxima`
         grads[:] = 0
         for b in range(B):
             _spread(which[k, b], dy[k, b], dz[k, b])
-            _normalize_backward(dz[k, b].reshape(-1), z[k, b].reshape(-1), w, moments[k, b], grads[0], grads[1])
+            _normalize_backward(dz[k, b].reshape(-1), z[k, b].reshape(-1), w,
+                                moments[k, b], grads[0], grads[1])
         _turn_back(grads[0], gain_grad[k])
         _turn_back(grads[1], offset_grad[k])
 
@@ -1041,10 +1220,12 @@ def crelu(z, # [N, C]
     N, C = z.shape
     for n in range(N):
         row, out = z[n], y[n]
-        for c in range(C): # both at once: for a few channels the compiler makes no vectors anyway
+        # both at once: for a few channels the compiler makes no vectors anyway
+        for c in range(C):
             out[c] = 0 if row[c] <= 0 else row[c] # NaN stays
             out[C + c] = 0 if row[c] >= 0 else -row[c]
 
+# %% ../../nbs/internals/02_kernels.ipynb #53dae9d4
 @loop
 def crelu_backward(y, # [N, 2 C], from `crelu`
                    dy, # [N, 2 C]
@@ -1054,4 +1235,6 @@ def crelu_backward(y, # [N, 2 C], from `crelu`
     N, C = dz.shape
     for n in range(N):
         features, d, out = y[n], dy[n], dz[n]
-        for c in range(C): out[c] = (d[c] if features[c] > 0 else 0) - (d[C + c] if features[C + c] > 0 else 0)
+        for c in range(C):
+            out[c] = ((d[c] if features[c] > 0 else 0)
+                      - (d[C + c] if features[C + c] > 0 else 0))
