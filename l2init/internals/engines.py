@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CACHE', 'ORDER', 'ENGINES', 'Engine', 'LayersInCache', 'nowhere', 'PerceptronLoop', 'unknown_to_the_loop', 'forces',
-           'Recording', 'Recorded', 'update', 'can_compile', 'engine']
+           'afterwards', 'Recording', 'Recorded', 'update', 'can_compile', 'engine']
 
 # %% ../../nbs/internals/04_engines.ipynb #9abfbb19
 import itertools
@@ -148,6 +148,7 @@ class PerceptronLoop(Engine):
         self.state = {n: t.numpy() for n, t in c.state.items()}
         self.pull = [t.numpy() for t in self.arguments.get("pull", nowhere(c.lr))]
         self.forces = forces(self.theta, self.arguments)
+        self.afterwards = afterwards(self.theta, self.arguments)
 
     def at_once(self):
         return min((p.idle(self.cohort.steps) for p in self.between), default=2**31)
@@ -180,17 +181,23 @@ def unknown_to_the_loop(cohort:Cohort)->str:
     places = [[ORDER.index(n) for n in given[p] if n in ORDER] or [len(ORDER)] for p in cohort.at["after_step"]]
     return "" if places == sorted(places) else "the loop of whole steps would take its parts in another order"
 
-# %% ../../nbs/internals/04_engines.ipynb #1e2172bf
+# %% ../../nbs/internals/04_engines.ipynb #56f74c91
 def forces(theta:np.ndarray, arguments:dict)->tuple: # [K, P]; as from `loop_arguments`
     "What the loop adds to the gradients, as `kernels.no_forces` has it, and what parts have to say of it."
-    from l2init.internals.kernels import no_forces # here, since Numba takes a while to import
+    from l2init.internals.kernels import no_forces
     out = list(no_forces(theta))
     places = dict(elastic=slice(0, 3), push=slice(3, 8), drawn=slice(8, 11))
     for name, place in places.items():
         if name in arguments: out[place] = [v.numpy() if isinstance(v, Tensor) else v for v in arguments[name]]
     return tuple(out)
 
-# %% ../../nbs/internals/04_engines.ipynb #0088dfee
+# %% ../../nbs/internals/04_engines.ipynb #fcd1eabf
+def afterwards(theta:np.ndarray, arguments:dict)->tuple[tuple, tuple]: # as for `forces`
+    "What the loop does after a step: noise and renewal, or nothing."
+    from l2init.internals.kernels import no_noise, no_renewal
+    return arguments.get("noise") or no_noise(theta), arguments.get("renewal") or no_renewal(theta)
+
+# %% ../../nbs/internals/04_engines.ipynb #25e612d7
 @patch
 def advance(self:PerceptronLoop, x, y, batch):
     c, net, N, K = self.cohort, self.net, y.shape[1], len(self.theta)
@@ -200,7 +207,7 @@ def advance(self:PerceptronLoop, x, y, batch):
     images, labels = c.checked(x).flatten(2), c.checked(y).contiguous()
     shape = np.array(net.widths), net.normed, net.concatenated
     before = (images, labels, batch, self.row, *shape, units, loss, accuracy, c.steps, self.forces,
-              *map(self.arguments.get, ORDER))
+              *self.afterwards)
     with known_labels(y, net.widths[-1]):
         c.optimizer.run_loop("perceptron_", before, self.theta, self.grad, self.state, self.lr, *self.pull)
     seen = self._seen(units, (N - 1) % batch + 1) if self.after else []
@@ -247,7 +254,7 @@ class Recording:
         self.replay()
         return self.outputs
 
-# %% ../../nbs/internals/04_engines.ipynb #0f292767
+# %% ../../nbs/internals/04_engines.ipynb #53987c3c
 class Recorded(Engine):
     "All learners together, replayed from a recording."
     says, device = "for all learners together, replayed from a recording", "cuda"
@@ -280,7 +287,7 @@ class Recorded(Engine):
         loss, accuracy, seen = self.recordings[y.shape](x, y)
         return loss.clone(), accuracy.clone(), seen
 
-# %% ../../nbs/internals/04_engines.ipynb #169de919
+# %% ../../nbs/internals/04_engines.ipynb #77fe12e0
 @patch
 def step(self:Recorded, x, y):
     "What is recorded."
@@ -297,7 +304,7 @@ def step(self:Recorded, x, y):
         if part.steady: part.after_step(seen, self.clock + 1)
     return loss[:, None], accuracy[:, None], seen
 
-# %% ../../nbs/internals/04_engines.ipynb #0130aa9a
+# %% ../../nbs/internals/04_engines.ipynb #bd5c1d66
 def update(gradients, optimizer, theta, grad, state, lr):
     "Add penalties' gradients to `grad` and let the optimizer change `theta` and `state` in place."
     for add in gradients: add(theta, grad, 0) # elementwise ones do not ask which step it is
@@ -313,7 +320,7 @@ def can_compile()->bool:
         return False
     return True
 
-# %% ../../nbs/internals/04_engines.ipynb #31246f7f
+# %% ../../nbs/internals/04_engines.ipynb #a0a15237
 ENGINES = PerceptronLoop, LayersInCache, Recorded
 
 def engine(cohort:Cohort, engines:tuple=ENGINES)->Engine: # (): the readable step

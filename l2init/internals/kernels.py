@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['loop', 'BYTES', 'REGISTERS', 'ROWS', 'BLOCKS', 'WINDOWS', 'LONG', 'PICKED', 'EPS', 'uniform', 'cross_entropy', 'sgd',
            'adam', 'perturb', 'continual_backprop', 'linear', 'linear_backward', 'conv', 'conv_backward', 'no_forces',
-           'perceptron_sgd', 'perceptron_adam', 'max_pool', 'max_pool_backward', 'conv_backward_at_maxima',
-           'layer_norm', 'layer_norm_backward', 'layer_norm_backward_at_maxima', 'crelu', 'crelu_backward']
+           'no_noise', 'no_renewal', 'perceptron_sgd', 'perceptron_adam', 'max_pool', 'max_pool_backward',
+           'conv_backward_at_maxima', 'layer_norm', 'layer_norm_backward', 'layer_norm_backward_at_maxima', 'crelu',
+           'crelu_backward']
 
 # %% ../../nbs/internals/02_kernels.ipynb #713fdff4
 import warnings
@@ -881,6 +882,19 @@ def no_forces(like, # [K, P], a numpy array
     return (nothing, nothing, column, -1, column, column, column, pairs,
             np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros((0, 0), np.int64))
 
+# %% ../../nbs/internals/02_kernels.ipynb #3ab5970b
+def no_noise(like)->tuple: # [K, P], a numpy array
+    "What `perceptron_sgd` and `perceptron_adam` want as `noise`, to do nothing: as `perturb` from `stops` on."
+    column = np.zeros((len(like), 1), like.dtype)
+    return np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros((0, 0), np.int64), column, column
+
+def no_renewal(like)->tuple: # [K, P], a numpy array
+    "What they want as `renewal`, to do nothing: as `continual_backprop` from `rate` on."
+    column, nothing = np.zeros((len(like), 1), like.dtype), np.zeros((0, 0), like.dtype)
+    words = False, 0, False, False
+    of_layers = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 0, 2), np.int64)
+    return column, column, column, *words, *of_layers, *[nothing] * 5
+
 # %% ../../nbs/internals/02_kernels.ipynb #4ee29729
 @loop
 def _push(kind, theta, anchor, # [n], or [1] for all
@@ -958,8 +972,8 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
                    loss, accuracy, # [K, batches], written
                    steps, # done before
                    forces, # what is added to the gradients, as from `no_forces`
-                   noise, # None, or what `perturb` wants from stops on: it is done after each step
-                   renewal, # None, or what `continual_backprop` wants from rate on: the same
+                   noise, # what `perturb` wants from stops on, done after each step, or `no_noise`
+                   renewal, # what `continual_backprop` wants from rate on, likewise, or `no_renewal`
                    theta, grad, anchor, pull, lr, # as for `sgd`
                   ):
     "A step of SGD for each batch."
@@ -972,8 +986,8 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
                    theta[k], grad[k], units[k], loss[k, t:t + 1], accuracy[k, t:t + 1])
             _add_forces(k, steps + t, theta[k], grad[k], forces, drawn)
             sgd(theta[j], grad[j], anchor[j], pull[j], lr[j])
-            if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
-            if renewal is not None:
+            if len(noise[2]): _perturb_one(theta[j], j, steps + t + 1, noise)
+            if len(renewal[9]):
                 continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k], (theta[k],), *renewal)
 
 # %% ../../nbs/internals/02_kernels.ipynb #823b62fe
@@ -993,8 +1007,8 @@ def perceptron_adam(x, y, batch, row, widths, normed, concatenated, units, # as 
             _add_forces(k, steps + t, theta[k], grad[k], forces, drawn)
             adam(theta[j], grad[j], m[j], v[j], m1[j], v1[j], anchor[j], pull[j], lr[j],
                  beta1, beta2, eps, lost)
-            if noise is not None: _perturb_one(theta[j], j, steps + t + 1, noise)
-            if renewal is not None:
+            if len(noise[2]): _perturb_one(theta[j], j, steps + t + 1, noise)
+            if len(renewal[9]):
                 continual_backprop(k, steps + t + 1, some.shape[1], widths, units[k],
                                    (theta[k], m[k], v[k], m1[k], v1[k]), *renewal)
 
