@@ -30,7 +30,7 @@ class PlainLearner:
 
 
 class ShrinkPerturb:
-    "All weights are shrunk, and a new draw from the initial law is added."
+    "All weights are shrunk, and a new draw from the initial distribution is added."
 
     def __init__(self, shrink, noise): self.shrink, self.noise = shrink, noise
 

@@ -147,7 +147,7 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
     of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
-                 list(net.slots), net.size, [layer.law for layer in net.layers], cohort.theta.dtype]
+                 list(net.slots), net.size, [layer.distribution for layer in net.layers], cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
 # %% ../nbs/11_training.ipynb #2ffb848a

@@ -32,7 +32,7 @@ TINY = dict(
 
 def pytest_configure(config):
     if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None) or config.option.collectonly: return
-    kernels, stamp = ROOT / "l2init" / "internals" / "kernels.py", ROOT / "l2init" / "__pycache__" / "kernels.tested"
+    kernels, stamp = ROOT / "l2init" / "internals" / "kernels.py", ROOT / "l2init" / "internals" / "__pycache__" / "kernels.tested"
     digest = hashlib.sha256(kernels.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest: return
     print("Compiling the kernels, the first time here.", flush=True)

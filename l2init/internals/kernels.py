@@ -175,7 +175,7 @@ def _adam_each(theta, grad, m, v, m1, v1, anchor, pull, lr, beta1, beta2, eps, l
 def perturb(theta, # [K, P], changed
             step, # the last part of the keys
             stops, # int64: where each parameter ends
-            laws, # float32, [parameters, 2]: center and scale of each one's law
+            distributions, # float32, [parameters, 2]: center and scale of each one's distribution
             keys, # int64, [K, parameters]
             shrink, noise, # [K, 1] each
            ):
@@ -184,7 +184,7 @@ def perturb(theta, # [K, P], changed
     for k in range(theta.shape[0]):
         keep, sigma, start = kind(1) - shrink[k, 0], noise[k, 0], 0
         for s in range(len(stops)):
-            key, center, scale = _key(keys[k, s], step), laws[s, 0], laws[s, 1]
+            key, center, scale = _key(keys[k, s], step), distributions[s, 0], distributions[s, 1]
             row = theta[k, start:stops[s]]
             for i in range(row.shape[0]):
                 row[i] = keep * row[i] + sigma * kind(
@@ -198,8 +198,8 @@ def _perturb_one(theta, # [1, P]
                  step,
                  noise, # the rest of `perturb`'s arguments, for all K
                 ):
-    stops, laws, keys, shrink, size = noise
-    perturb(theta, step, stops, laws, keys[j], shrink[j], size[j])
+    stops, distributions, keys, shrink, size = noise
+    perturb(theta, step, stops, distributions, keys[j], shrink[j], size[j])
 
 # %% ../../nbs/internals/02_kernels.ipynb #75d93be3
 @_compiled("contract", "reassoc")
@@ -875,7 +875,7 @@ def no_forces(like, # [K, P], a numpy array
     kind, an integer: -1 none, 0 d, 1 its sign, 2 d within ± delta
     anchor, strength, delta: [K, P] or [K, 1]; [K, 1]; [K, 1]
     spared, int64 [n, 2]: slices of P that are not pushed
-    stops, laws, keys: as for `perturb`, keys int64 [K, parameters]; or [0, 0]: the anchor is not drawn
+    stops, distributions, keys: as for `perturb`, keys int64 [K, parameters]; or [0, 0]: the anchor is not drawn
     """
     K, kind = len(like), like.dtype
     nothing, column, pairs = np.zeros((0, 0), kind), np.zeros((K, 1), kind), np.zeros((0, 2), np.int64)
@@ -917,12 +917,12 @@ def _add_forces(k, # which of K learners
                 drawn, # [P]: room for an anchor, if it is drawn
                ): # add all that `forces` says to a learner's gradient
     (elastic_anchor, elastic_weight, importance,
-     kind, anchor, strength, delta, spared, stops, laws, keys) = forces
+     kind, anchor, strength, delta, spared, stops, distributions, keys) = forces
     if len(elastic_anchor):
         a, w, much = elastic_anchor[k], elastic_weight[k], importance[k, 0]
         for p in range(len(theta)): grad[p] += much * (w[p] * (theta[p] - a[p]))
     if kind < 0: return
-    if len(keys): _draw(drawn, step, stops, laws, keys[k])
+    if len(keys): _draw(drawn, step, stops, distributions, keys[k])
     start, each = 0, len(keys) or anchor.shape[1] > 1
     for s in range(len(spared) + 1):
         stop = spared[s, 0] if s < len(spared) else len(theta)
@@ -932,10 +932,10 @@ def _add_forces(k, # which of K learners
 
 # %% ../../nbs/internals/02_kernels.ipynb #253e2f63
 @loop
-def _draw(row, step, stops, laws, keys): # [P], written; keys of this learner
+def _draw(row, step, stops, distributions, keys): # [P], written; keys of this learner
     start, two, one = 0, np.float32(2), np.float32(1)
     for s in range(len(stops)):
-        key, center, scale, some = _key(keys[s], step), laws[s, 0], laws[s, 1], row[start:stops[s]]
+        key, center, scale, some = _key(keys[s], step), distributions[s, 0], distributions[s, 1], row[start:stops[s]]
         for i in range(len(some)): some[i] = center + scale * (two * _number(key, i) - one)
         start = stops[s]
 
