@@ -159,38 +159,43 @@ class Task:
         x, y = self._checked("test_examples")
         return self.scale(x), y
 
-    def _checked(self, name):
-        "What the stream's method `name` gives for this task, if it is what a stream has to give."
-        x, y = getattr(self.stream, name)(self.index, self.seeds)
-        S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
-        if x.dtype != torch.uint8:
-            raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, "
-                             "which the stream scales.")
-        if y.dtype != torch.int64: raise InputError(f"{gives} {y.dtype} labels; torch.int64 is needed.")
-        if y.dim() != 2 or x.shape[:2] != y.shape or len(y) != S:
-            raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
-                             f"a row for each of {S} seeds is needed, with as many labels as images.")
-        if not y.shape[1]: raise InputError(f"{gives} no examples.")
-        return x, y
-
     def scale(self, images:Tensor)->Tensor: # uint8 -> float32, same shape
         "Bytes to floating point, as the data set says."
         s = self.stream # and not its `data`, whose checks would be work in every block
         return _on_device(s.dataset, s.root, self.seeds.device, s.scaling).scale(images)
 
-    def part(self, seeds:Tensor)->"Task":
-        "The same task for some of its seeds. What examples have been made are not made anew."
-        rows = (self.seeds == seeds[:, None]).int().argmax(1)
-        task = Task(self.stream, self.index, self.seeds[rows])
-        if "examples" in self.__dict__: task.__dict__["examples"] = tuple(t[rows] for t in self.examples)
-        return task
+# %% ../nbs/01_streams.ipynb #5aae7ba3
+@patch
+def _checked(self:Task, name):
+    "What the stream's method `name` gives for this task, if it is what a stream has to give."
+    x, y = getattr(self.stream, name)(self.index, self.seeds)
+    S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
+    if x.dtype != torch.uint8:
+        raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, "
+                         "which the stream scales.")
+    if y.dtype != torch.int64: raise InputError(f"{gives} {y.dtype} labels; torch.int64 is needed.")
+    if y.dim() != 2 or x.shape[:2] != y.shape or len(y) != S:
+        raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
+                         f"a row for each of {S} seeds is needed, with as many labels as images.")
+    if not y.shape[1]: raise InputError(f"{gives} no examples.")
+    return x, y
 
-    @property
-    def majority_share(self)->Tensor: # [S]
-        "The share of the most frequent label: the accuracy of a learner that only knows how frequent labels are."
-        y = self.examples[1]
-        counts = y.new_zeros(len(y), int(y.max()) + 1).scatter_add_(1, y, torch.ones_like(y))
-        return counts.amax(1) / y.shape[1]
+# %% ../nbs/01_streams.ipynb #2e7148d5
+@patch
+def part(self:Task, seeds:Tensor)->Task:
+    "The same task for some of its seeds. What examples have been made are not made anew."
+    rows = (self.seeds == seeds[:, None]).int().argmax(1)
+    task = Task(self.stream, self.index, self.seeds[rows])
+    if "examples" in self.__dict__: task.__dict__["examples"] = tuple(t[rows] for t in self.examples)
+    return task
+
+# %% ../nbs/01_streams.ipynb #b1d73c03
+@patch(as_prop=True)
+def majority_share(self:Task)->Tensor: # [S]
+    "The share of the most frequent label: the accuracy of a learner that only knows how frequent labels are."
+    y = self.examples[1]
+    counts = y.new_zeros(len(y), int(y.max()) + 1).scatter_add_(1, y, torch.ones_like(y))
+    return counts.amax(1) / y.shape[1]
 
 # %% ../nbs/01_streams.ipynb #19fdba30
 _BLOCK = 2**25 # bytes of scaled examples that are made at a time, about
