@@ -56,19 +56,21 @@ from l2init.studies import environment, papermill_to, plan, record, run_study"""
 
 
 def shown_imports():
-    "Imports that somebody may have copied from the README, the site or a plugin, and those of earlier versions."
-    files = [ROOT / "README.md", *NBS.rglob("*.ipynb"), *(ROOT / "studies").rglob("*.py")]
-    text = "\n".join([OLD] + [p.read_text().replace('\\n"', "\n").replace('    "', "") for p in files])
-    return sorted(set(re.findall(r"^from (l2init[\w.]*) import ([\w, ]+?)\s*(?:#.*)?$", text, flags=re.M)))
+    "Module and name of what somebody may have copied from the README, the site or a plugin, and of earlier versions."
+    codes = [OLD, *re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)]
+    codes += [p.read_text() for p in (ROOT / "studies").rglob("*.py")]
+    for notebook in NBS.rglob("*.ipynb"):
+        codes += ["".join(c["source"]) for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
+    nodes = [n for code in codes for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)]
+    return sorted({(n.module, a.name) for n in nodes if n.module.startswith("l2init") for a in n.names} - {("l2init.internals.random_numbers", "*")})
 
 
 def test_import_paths_that_were_shown_are_valid():
     shown = shown_imports()
-    assert len(shown) > 50
-    for module, names in shown:
-        for name in map(str.strip, names.split(",")):
-            if f"{module}.{name}".removeprefix("l2init.") in ROOMS: continue # a module of the package
-            assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
+    assert len(shown) > 100
+    for module, name in shown:
+        if f"{module}.{name}".removeprefix("l2init.") in ROOMS: continue # a module of the package
+        assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
 
 
 def cells():
