@@ -239,7 +239,7 @@ def share_of_steps():
         start = time.perf_counter()
         subprocess.run([Path(sys.executable).with_name("l2init"), "run", "study.toml", "--workers", "2"], cwd=project, check=True, capture_output=True)
         wall = time.perf_counter() - start
-        steps = sum(float(line) for file in project.glob("runs/study/*/seconds") for line in file.read_text().split())
+        steps = sum(float(line) for file in project.glob("runs/study/**/seconds") for line in file.read_text().split())
     return dict(wall=wall, workers=2, steps=steps, share=steps / (2 * wall))
 
 
