@@ -82,7 +82,7 @@ def test_every_page_goes_through_the_filter(notebook):
 
 
 def test_the_filter_is_the_program_that_quarto_calls():
-    notebook = Path("nbs/15_cli.ipynb")
+    notebook = Path("nbs/17_cli.ipynb")
     with (ROOT / notebook).open(encoding="utf-8") as page: done = run([FILTER], stdin=page, cwd=ROOT / "nbs")
     assert done.returncode == 0, done.stderr[-2000:]
     without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
