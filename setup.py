@@ -1,13 +1,29 @@
 """Packaging: everything it says stands in settings.ini, which nbdev reads too."""
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+
+
+class WithNotebooks(build_py):
+    "Put the experiment and report notebooks into a wheel; an editable install finds them in nbs."
+
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        target = Path(self.build_lib) / cfg["lib_name"] / "notebooks"
+        shutil.rmtree(target, ignore_errors=True) # of an earlier build
+        for kind in ("experiments", "reports"):
+            (target / kind).mkdir(parents=True)
+            for notebook in (here / "nbs" / kind).glob("*.ipynb"): shutil.copy(notebook, target / kind)
+
 
 setup(
     name=cfg["lib_name"],
@@ -21,7 +37,7 @@ setup(
     license_files=["LICENSE"],
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
-    packages=find_packages(include=["l2init"]),
+    packages=find_packages(include=["l2init", "l2init.*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench", "recipes", "site")},
@@ -29,5 +45,6 @@ setup(
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
     },
+    cmdclass={"build_py": WithNotebooks},
     zip_safe=False,
 )

@@ -641,6 +641,8 @@ class CNN(Architecture):
         if len(self.channels) != len(self.kernels):
             raise InputError(f"network cnn: {len(self.channels)} channels "
                              f"but {len(self.kernels)} kernels.")
+        if len(shape) != 3:
+            raise InputError(f"network cnn: it needs images, but an input is of shape {shape}: take the mlp.")
         (c, *size), out = shape, []
         for channels, k in zip((scaled(c, width) for c in self.channels), self.kernels):
             size = [s - k + 1 for s in size]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
-           'stream_title', 'stream_titles', 'draw_majority_share', 'with_chance', 'learning_curves', 'probe_curves',
-           'comparison', 'sensitivity', 'means', 'totals', 'save']
+           'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'learning_curves',
+           'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
 from textwrap import fill
@@ -78,6 +78,16 @@ def stream_title(stream:str, # one of `l2init.streams.streams`
 def stream_titles(frame:pd.DataFrame)->pd.Series: # with the columns stream and dataset
     "`stream_title` of each row."
     return pd.Series([stream_title(*pair) for pair in zip(frame.stream, frame.dataset)], frame.index)
+
+# %% ../nbs/16_plots.ipynb #f628d094
+def draw_example(ax:Axes, example)->None: # a tensor: an image [C, H, W] as bytes, or features [F]
+    "Draw one example: grey images with high values dark, as ink on paper; of features a bar each."
+    ax.axis("off")
+    if example.dim() == 1:
+        ax.bar(range(len(example)), example, width=1, color="black")
+        ax.axhline(0, lw=.5, color="black")
+    elif len(example) == 1: ax.imshow(example[0], cmap="gray_r")
+    else: ax.imshow(example.permute(1, 2, 0))
 
 # %% ../nbs/16_plots.ipynb #28374726
 def _ordered(frame):

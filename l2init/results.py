@@ -226,11 +226,13 @@ def keep(frame:pd.DataFrame, # as from `load`
     "Write the table of a study and its provenance."
     name = runs[0].study
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
+    own = {r.params["dataset"]: digest for r in runs for digest in r.data.values()} # data of the user's own
     provenance = dict(
         study=name, about=" ".join(about.split()), command=command, runs=len(runs),
         learners=sum(r.learners for r in runs), learner_steps=sum(r.steps * r.learners for r in runs),
         scale=scales(runs), seconds=round(sum(r.seconds for r in runs)),
         **{k: v for k, v in env[0].items() if k not in ("commit", "dirty", "code")},
+        **({"data": own} if own else {}),
         code=sorted({e["code"] for e in env}),
         commits=sorted({f"{e['commit']}{' and changes that are not in it' * e['dirty']}" for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"

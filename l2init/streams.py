@@ -118,7 +118,7 @@ def data(self:Stream, device="cpu")->Dataset:
     if self.examples > available:
         raise InputError(f"A task of {self.examples} examples is larger than data set {self.dataset}, "
                          f"which has {available}.")
-    return _on_device(self.dataset, self.root, torch.device(device))
+    return _on_device(self.dataset, self.root, torch.device(device), self.scaling)
 
 # %% ../nbs/01_streams.ipynb #c0b355b1
 @patch
@@ -170,9 +170,9 @@ def _checked(self:Task, name):
     "What the stream's method `name` gives for this task, if it is what a stream has to give."
     x, y = getattr(self.stream, name)(self.index, self.seeds)
     S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
-    if x.dtype != torch.uint8:
+    if x.dtype != (torch.float32 if x.dim() == 3 else torch.uint8): # features or images
         raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, "
-                         "which the stream scales.")
+                         "which the stream scales (or features [S, N, F], torch.float32).")
     if y.dtype != torch.int64: raise InputError(f"{gives} {y.dtype} labels; torch.int64 is needed.")
     if y.dim() != 2 or x.shape[:2] != y.shape or len(y) != S:
         raise InputError(f"{gives} images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
@@ -354,7 +354,7 @@ class ClassStream(Stream):
 def data(self:ClassStream, device="cpu")->Dataset:
     """The stream's data set on `device`.
     Raises `InputError` if it is missing, or has too few classes or too few images of one."""
-    d, needed = (_on_device(self.dataset, self.root, torch.device(device)),
+    d, needed = (_on_device(self.dataset, self.root, torch.device(device), self.scaling),
                  sum(self.classes_in(t) for t in range(self.tasks)))
     if needed > d.classes:
         raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")
