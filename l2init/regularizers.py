@@ -706,8 +706,9 @@ def start(self:SpectralPenalty):
 def slope_at(self:SpectralPenalty, i, w, power, target):
     "The gradient along the singular vectors that one more power iteration gives."
     kept = self.state[f"u{i}"]
-    v = F.normalize(kept[:, None] @ w, dim=2)
-    u = w @ v.mT
+    # sums, as a product of one matrix is not rounded like that of several
+    v = F.normalize((kept[..., None] * w).sum(1, keepdim=True), dim=2)
+    u = (w * v).sum(2, keepdim=True)
     kept.copy_(F.normalize(u, dim=1)[..., 0])
     return self.along(u.norm(dim=1, keepdim=True), kept[..., None], v, power, target)
 

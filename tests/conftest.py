@@ -10,7 +10,7 @@ from processes import ROOT, isolate
 isolate()
 
 # A value for each hyper-parameter that has no default, so that every method can be tried.
-HYPER = dict(strength=[.1, .01], delta=[.05], shrink=[.1, .01], noise=[.01], period=[7, 9], threshold=[.5], replacement_rate=[.1, .01], maturity=[5], importance=[10., 1.])
+HYPER = dict(strength=[.1, .01], delta=[.05], shrink=[.1, .01], noise=[.01], period=[7, 9], threshold=[.5], replacement_rate=[.1, .01], maturity=[5], importance=[10., 1.], share=[.1, .3], percentile=[.9, .5], update_every=[1], lowest=[16], highest=[48])
 
 
 def hyper_of(method):
