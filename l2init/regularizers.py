@@ -671,6 +671,7 @@ class SpectralHyper(Strength):
     power: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2. # k
     target: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1. # c, of the largest singular value to the power k
 
+# %% ../nbs/05_regularizers.ipynb #ec56d628
 @penalties.register("spectral")
 class SpectralPenalty(MatrixPenalty):
     "λ (σ₁(W)ᵏ − c)² of each layer, λ‖b‖² of biases, λ‖γ − 1‖² of gains."

@@ -451,16 +451,18 @@ class SelfNormalizedResets(Part):
         return dict(age=age, threshold=age + self.values["highest"],
                     silences=age.new_zeros(*age.shape, self.bins))
 
-    def after_step(self, seen, step):
-        "Count silence, and renew the units that are silent for too long."
-        age, threshold, _ = self.state.values()
-        silent = torch.cat([(unit_activations(seen, h) <= 0).all(2) for h in self.layers], 1)
-        self.record(~silent)
-        age.add_(batch_size(seen, self.layers[0])).mul_(silent)
-        due = age >= threshold
-        self.record(due)
-        age.mul_(~due)
-        renew_where(self.stack, self.layers, due.split(self.units, 1), step)
+# %% ../nbs/06_resets.ipynb #a0a91788
+@patch
+def after_step(self:SelfNormalizedResets, seen, step):
+    "Count silence, and renew the units that are silent for too long."
+    age, threshold, _ = self.state.values()
+    silent = torch.cat([(unit_activations(seen, h) <= 0).all(2) for h in self.layers], 1)
+    self.record(~silent)
+    age.add_(batch_size(seen, self.layers[0])).mul_(silent)
+    due = age >= threshold
+    self.record(due)
+    age.mul_(~due)
+    renew_where(self.stack, self.layers, due.split(self.units, 1), step)
 
 # %% ../nbs/06_resets.ipynb #26d7c83f
 @patch(as_prop=True)
@@ -551,7 +553,8 @@ class PartialResets(PeriodicReset):
     "Every `period` steps, a part of each unit is renewed, the more the smaller its gradients."
     title, hyper = "CPR", PartialResetsHyper
     source = "Continuous continual backpropagation, submitted to ICLR 2026"
-    formula = "every T steps, W_in ← (1 - r) W_in + r ε, W_out ← (1 - r) W_out; r: ρ at most, falls with the gradient's score"
+    formula = ("every T steps, W_in ← (1 - r) W_in + r ε, W_out ← (1 - r) W_out; "
+               "r is at most ρ, and falls with the score of the gradients")
 
     @staticmethod
     def share(utility:Tensor, rate, sharpness)->Tensor:
@@ -570,13 +573,15 @@ class PartialResets(PeriodicReset):
         scores = torch.cat([gradient_scores(grads, h) for h in self.layers], 1)
         self.state["utility"].lerp_(scores, 1 - self.values["decay"])
 
-    def after_step(self, seen, step):
-        "Renew the shares of all units, at the end of a period."
-        if not self.ends(step): return
-        v, utility, due = self.values, self.state["utility"], self.due(step)
-        share = self.share(utility, v["replacement_rate"], v["sharpness"]) * due
-        self.mix(share.split(self.units, 1), step)
-        utility.masked_fill_(due, 1.)
+# %% ../nbs/06_resets.ipynb #9d1dc6ea
+@patch
+def after_step(self:PartialResets, seen, step):
+    "Renew the shares of all units, at the end of a period."
+    if not self.ends(step): return
+    v, utility, due = self.values, self.state["utility"], self.due(step)
+    share = self.share(utility, v["replacement_rate"], v["sharpness"]) * due
+    self.mix(share.split(self.units, 1), step)
+    utility.masked_fill_(due, 1.)
 
 # %% ../nbs/06_resets.ipynb #042366e8
 @patch
@@ -618,18 +623,20 @@ class SelectiveWeights(PeriodicReset):
         "Keep the gradient of this step for the end of the step."
         if self.ends(step + 1): self.last = grad.clone()
 
-    def after_step(self, seen, step):
-        "Draw the least useful weights anew, at the end of a period."
-        if not self.ends(step): return
-        stack, theta = self.stack, self.stack.theta
-        size = (theta * self.last if self.values["utility"] == "gradient" else theta).abs()
-        mask = torch.cat([self.least(size[:, where], name, step)
-                          for name, (*_, where) in stack.network.slots.items()], 1)
-        mask &= self.due(step)
-        fresh = stack.network.draw("renew", stack.seeds, step).to(theta)
-        theta.copy_(torch.where(mask, fresh, theta))
-        for m in stack.memory.values():
-            if m.shape == theta.shape: m.masked_fill_(mask, 0.)
+# %% ../nbs/06_resets.ipynb #ecaee0c6
+@patch
+def after_step(self:SelectiveWeights, seen, step):
+    "Draw the least useful weights anew, at the end of a period."
+    if not self.ends(step): return
+    stack, theta = self.stack, self.stack.theta
+    size = (theta * self.last if self.values["utility"] == "gradient" else theta).abs()
+    mask = torch.cat([self.least(size[:, where], name, step)
+                      for name, (*_, where) in stack.network.slots.items()], 1)
+    mask &= self.due(step)
+    fresh = stack.network.draw("renew", stack.seeds, step).to(theta)
+    theta.copy_(torch.where(mask, fresh, theta))
+    for m in stack.memory.values():
+        if m.shape == theta.shape: m.masked_fill_(mask, 0.)
 
 # %% ../nbs/06_resets.ipynb #85791c71
 @patch
