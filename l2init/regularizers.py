@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty', 'L2Penalty', 'L2InitPenalty', 'L1InitPenalty',
            'HuberInitPenalty', 'ResampledPenalty', 'is_norm', 'norm_parameters', 'Regularizer', 'L2', 'L2Init',
-           'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer', 'ConsolidationHyper',
-           'Consolidation', 'squared_gradients']
+           'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer', 'ranked', 'WassersteinPenalty',
+           'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper', 'ParsevalPenalty', 'SpectralHyper',
+           'SpectralPenalty', 'Spectral', 'Parseval', 'ConsolidationHyper', 'Consolidation', 'squared_gradients']
 
 # %% ../nbs/05_regularizers.ipynb #63697cdf
 import copy
@@ -16,12 +17,13 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
 from .internals.core import InputError, Options, Registry, checked, unknown
-from .internals.random_numbers import key
+from .internals.random_numbers import key, normal
 from .networks import Network, cross_entropy
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
 
@@ -545,6 +547,195 @@ def regularizer(name:str, # one of `regularizers`
                )->Regularizer:
     "The drop-in regularizer `name` for `model`."
     return regularizers[name](model, **options)
+
+# %% ../nbs/05_regularizers.ipynb #5836a4cf
+def ranked(x:Tensor, # [..., n]
+           values:Tensor, # [..., n], ascending
+          )->Tensor: # [..., n]
+    "`values` in the order of `x`: the smallest stands where `x` is smallest, and so on."
+    return torch.empty_like(x).scatter(-1, x.argsort(dim=-1, stable=True), values.to(x))
+
+# %% ../nbs/05_regularizers.ipynb #28f21333
+@penalties.register("wasserstein")
+class WassersteinPenalty(Penalty):
+    "½λ‖sort θ − sort θ0‖², tensor by tensor."
+    title, source = "Wasserstein", "Lewandowski et al. 2023, with ½"
+    formula = "½ λ ‖sort θ − sort θ₀‖², tensor by tensor"
+    anchor, elementwise = "ranked", False
+
+    def start(self):
+        "The initial values of each tensor in ascending order, [K, P]."
+        return dict(initial=torch.cat([self.stack.theta0[:, where].sort(1).values
+                                       for where in self.tensors()], 1))
+
+    def tensors(self)->list[slice]:
+        "Where the parameters are, one after the other, among all [K, P]."
+        return [where for *_, where in self.stack.network.slots.values()]
+
+    def anchor_at(self, step):
+        "The initial values in the order that the weights have now."
+        theta, initial = self.stack.theta, self.state["initial"]
+        return torch.cat([ranked(theta[:, w], initial[:, w]) for w in self.tensors()], 1)
+
+    def in_loop(self):
+        "Nothing: no loop sorts."
+        return {}
+
+# %% ../nbs/05_regularizers.ipynb #f6af09d1
+class Wasserstein(Regularizer):
+    """½λ‖sort θ − sort θ0‖², tensor by tensor: pulls toward the distribution of the initial
+    values (Lewandowski et al. 2023)."""
+    penalty = "wasserstein"
+
+@patch
+def _difference(self:Wasserstein, p, anchor):
+    p = _wide(p)
+    initial = _wide(anchor).flatten().sort().values
+    return p - ranked(p.detach().flatten(), initial).view_as(p)
+
+# %% ../nbs/05_regularizers.ipynb #b3db91ce
+def matrices(network:Network, flat:Tensor)->list[Tensor]: # [K, P] -> [K, out, rest] each
+    "The weights of each linear layer and each convolution, as views."
+    shapes = dict(linear=lambda w: w.mT, conv=lambda w: w.flatten(2))
+    return [shapes[layer.kind](p["weight"])
+            for layer, p in zip(network.layers, network.views(flat)) if layer.kind in shapes]
+
+# %% ../nbs/05_regularizers.ipynb #3ce80e6c
+class MatrixPenalty(Part):
+    "λ Σ h(W) over the layers' matrices; a subclass says with `of` and `slope_of` what h is."
+    hyper, steady, elementwise, anchor = Strength, True, False, "zero"
+    vectors: ClassVar[float] = 0. # what ‖b‖² counts, of biases
+
+    @classmethod
+    def value(cls, p:Tensor, **hyper)->Tensor:
+        "h of one parameter of a module."
+        return (cls.of(p.flatten(1), **hyper) if p.dim() > 1
+                else cls.vectors * p.square().sum())
+
+    @classmethod
+    def slope(cls, p:Tensor, **hyper)->Tensor:
+        "The gradient of `value`, in closed form."
+        return (cls.slope_of(p.flatten(1), **hyper).view_as(p) if p.dim() > 1
+                else 2 * cls.vectors * p)
+
+    def matrices(self, flat:Tensor)->list[Tensor]: # [K, P]
+        "The matrices that take the penalty, as views [K, out, rest]."
+        return matrices(self.stack.network, flat)
+
+    def slope_at(self, i:int, w:Tensor, **hyper)->Tensor:
+        "The gradient of h for the `i`-th of the matrices, [K, out, rest]."
+        return self.slope_of(w, **hyper)
+
+# %% ../nbs/05_regularizers.ipynb #702f27b3
+@patch
+def gradient(self:MatrixPenalty, theta, grad, step):
+    "Add the penalty's gradient, [K, P], to that of the loss."
+    hyper = {n: v[..., None] for n, v in self.values.items()} # [K, 1, 1] each
+    strength = hyper.pop("strength")
+    for i, (w, g) in enumerate(zip(self.matrices(theta), self.matrices(grad))):
+        g.add_(strength * self.slope_at(i, w, **hyper))
+
+# %% ../nbs/05_regularizers.ipynb #b76f7e15
+class ParsevalHyper(Strength):
+    "The hyper-parameters of Parseval regularization."
+    row: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2. # s, the squared length of a row; gain²
+
+@penalties.register("parseval")
+class ParsevalPenalty(MatrixPenalty):
+    "λ (64 / n)² ‖W Wᵀ − s I‖² of each hidden layer of n units."
+    title, source, hyper = "Parseval", "Chung et al. 2024", ParsevalHyper
+    formula = "λ (64 / n)² ‖W Wᵀ − s I‖² of each hidden layer of n units"
+    tried = dict(strength=[1e-3, 1e-4])
+
+    @staticmethod
+    def of(w, row):
+        "h, of [..., out, rest]."
+        return (64 / w.shape[-2])**2 * _from_isometry(w, row).square().sum((-2, -1))
+
+    @staticmethod
+    def slope_of(w, row):
+        "Its gradient."
+        return 4 * (64 / w.shape[-2])**2 * _from_isometry(w, row) @ w
+
+    def matrices(self, flat):
+        "Those of hidden layers."
+        return super().matrices(flat)[:-1]
+
+# %% ../nbs/05_regularizers.ipynb #7a04e107
+def _from_isometry(w, row): # W Wᵀ − s I
+    return w @ w.mT - row * torch.eye(w.shape[-2], dtype=w.dtype, device=w.device)
+
+# %% ../nbs/05_regularizers.ipynb #c3fd4d72
+class SpectralHyper(Strength):
+    "The hyper-parameters of spectral regularization."
+    power: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2. # k
+    target: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1. # c, of the largest singular value to the power k
+
+# %% ../nbs/05_regularizers.ipynb #ec56d628
+@penalties.register("spectral")
+class SpectralPenalty(MatrixPenalty):
+    "λ (σ₁(W)ᵏ − c)² of each layer, λ‖b‖² of biases, λ‖γ − 1‖² of gains."
+    title, source, hyper = "Spectral", "Lewandowski et al. 2025", SpectralHyper
+    formula = "λ (σ₁(W)ᵏ − c)² of each layer, λ ‖b‖² of biases, λ ‖γ − 1‖² of gains"
+    vectors = 1.
+
+    @staticmethod
+    def of(w, power, target):
+        "h, of [..., out, rest]."
+        return (torch.linalg.matrix_norm(w, 2)**power - target).square()
+
+    @classmethod
+    def slope_of(cls, w, power, target):
+        "Its gradient."
+        u, s, v = torch.linalg.svd(w, full_matrices=False)
+        return cls.along(s[..., :1, None], u[..., :1], v[..., :1, :], power, target)
+
+    @staticmethod
+    def along(s, u, v, power, target): # [..., 1, 1], [..., out, 1], [..., 1, rest]
+        "The gradient of h along the first singular vectors."
+        return 2 * (s**power - target) * power * s**(power - 1) * u * v
+
+# %% ../nbs/05_regularizers.ipynb #cd54aa80
+@patch
+def start(self:SpectralPenalty):
+    "A random vector of length one for each layer, [K, out] each."
+    shapes = [w.shape[1] for w in self.matrices(self.stack.theta)]
+    return {f"u{i}": F.normalize(normal(key(self.stack.seeds, f"spectral {i}"), n)
+                                 .to(self.stack.theta)) for i, n in enumerate(shapes)}
+
+@patch
+def slope_at(self:SpectralPenalty, i, w, power, target):
+    "The gradient along the singular vectors that one more power iteration gives."
+    kept = self.state[f"u{i}"]
+    # sums, as a product of one matrix is not rounded like that of several
+    v = F.normalize((kept[..., None] * w).sum(1, keepdim=True), dim=2)
+    u = (w * v).sum(2, keepdim=True)
+    kept.copy_(F.normalize(u, dim=1)[..., 0])
+    return self.along(u.norm(dim=1, keepdim=True), kept[..., None], v, power, target)
+
+# %% ../nbs/05_regularizers.ipynb #3fd8cce6
+@patch
+def gradient(self:SpectralPenalty, theta, grad, step):
+    "Add the penalty's gradient, [K, P]: of matrices, then of biases, gains and offsets."
+    MatrixPenalty.gradient(self, theta, grad, step)
+    network = self.stack.network
+    for i, p, where in network.slots.values():
+        if p == "weight" and network.layers[i].kind != "norm": continue
+        center = float(p == "weight") # gains belong at one
+        grad[:, where] += 2 * self.values["strength"] * (theta[:, where] - center)
+
+# %% ../nbs/05_regularizers.ipynb #f263ac9c
+class Spectral(Regularizer):
+    """λ (σ₁(W)ᵏ − c)² of each matrix, λ‖b‖² of each bias: holds the largest singular value
+    near one (Lewandowski et al. 2025). Decomposes each matrix at each call."""
+    penalty = "spectral"
+
+class Parseval(Regularizer):
+    """λ (64 / n)² ‖W Wᵀ − s I‖² of each matrix of n rows: pulls toward orthogonal rows of
+    squared length s = `row` (Chung et al. 2024). The paper leaves the last layer out: `skip=`."""
+    penalty = "parseval"
+
+for _class in (Wasserstein, Spectral, Parseval): regularizers.register(_class.penalty, _class)
 
 # %% ../nbs/05_regularizers.ipynb #cc41bec3
 class ConsolidationHyper(Options):

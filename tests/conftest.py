@@ -10,12 +10,14 @@ from processes import ROOT, isolate
 isolate()
 
 # A value for each hyper-parameter that has no default, so that every method can be tried.
-HYPER = dict(strength=[.1, .01], delta=[.05], shrink=[.1, .01], noise=[.01], period=[7, 9], threshold=[.5], replacement_rate=[.1, .01], maturity=[5], importance=[10., 1.])
+HYPER = dict(strength=[.1, .01], delta=[.05], shrink=[.1, .01], noise=[.01], period=[7, 9], threshold=[.5], replacement_rate=[.1, .01], maturity=[5], importance=[10., 1.], share=[.1, .3], percentile=[.9, .5], update_every=[1], lowest=[16], highest=[48])
+
+OWN = dict(parseval=dict(strength=[1e-3, 1e-4])) # its strength counts by (64 / units)², and the networks here are tiny
 
 
 def hyper_of(method):
     from l2init.methods import methods
-    return {n: HYPER[n] for n in methods[method].hyper.model_fields if n in HYPER}
+    return OWN.get(method) or {n: HYPER[n] for n in methods[method].hyper.model_fields if n in HYPER}
 
 
 # Each stream, tiny: options, and the options of its network.

@@ -41,6 +41,16 @@ def test_every_form_of_continual_backprop(hyper, optimizer):
     assert torch.allclose(fast, readable, atol=1e-8) and not torch.allclose(fast[:1], plain[:1], atol=1e-2)
 
 
+@pytest.mark.parametrize("order", [("l2_init", "regrama"), ("regrama", "l2_init")])
+def test_parts_see_the_gradient_in_their_order(order):
+    "A reset that judges by gradients sees a penalty's where that comes before it, however fast the step."
+    parts = [part for name in order for part in methods[name].parts]
+    methods.register("composed", Method("Composed", parts=parts))
+    try: fast, readable = (trained("composed", f, optimizer="sgd", hidden=[20])[0] for f in (True, False))
+    finally: forget(__name__)
+    assert torch.allclose(fast, readable, atol=1e-8)
+
+
 def test_a_reset_of_one_s_own_is_done():
     "Also one that is made from a reset which a loop does by itself."
     class Twice(ShrinkPerturb):
@@ -54,7 +64,7 @@ def test_a_reset_of_one_s_own_is_done():
     assert torch.allclose(cohort.theta, cohort.theta0 / 2, atol=2e-3)
 
 
-@pytest.mark.parametrize("method", ["l2_init", "shrink_perturb", "redo", "continual_backprop"])
+@pytest.mark.parametrize("method", ["l2_init", "spectral", "parseval", "shrink_perturb", "redo", "continual_backprop", "snr", "regrama", "cpr", "selective_weights"])
 def test_fast_equals_readable_with_convolutions(method):
     "Without layer norm: over the black margins of digits it makes exact ties of max-pooling, which a last digit decides."
     small = dict(network="cnn", channels=[3], kernels=[5], hidden=[12])
@@ -84,7 +94,7 @@ def test_without_a_compiler_a_warning_says_so(monkeypatch):
     engines.can_compile.cache_clear()
 
 
-@pytest.mark.parametrize("method", ["plain", "l2_init", "shrink_perturb", "redo", "continual_backprop"])
+@pytest.mark.parametrize("method", ["plain", "l2_init", "spectral", "parseval", "wasserstein", "shrink_perturb", "redo", "continual_backprop", "snr", "regrama", "cpr", "selective_weights"])
 def test_a_learner_does_not_depend_on_its_company(method):
     "Bit for bit in single precision: with others, whose digits have other blank margins, and alone."
     s = stream("permuted_mnist", dataset="mnist5k", tasks=2, examples=200)

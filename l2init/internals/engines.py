@@ -93,7 +93,8 @@ class LayersInCache(Engine):
         super().__init__(cohort)
         cohort.network.in_loops()
         self.at_a_time = max(1, CACHE // (5 * cohort.theta[0].nbytes))
-        taken = [p for p in cohort.at["gradient"] if "pull" in loop_arguments(p)][:1]
+        last = cohort.at["gradient"][-1:] # what others may not have seen in the gradient
+        taken = [p for p in last if "pull" in loop_arguments(p)]
         self.gradients = [p for p in cohort.at["gradient"] if p not in taken]
         self.pull = loop_arguments(taken[0])["pull"] if taken else nowhere(cohort.lr)
 
@@ -121,7 +122,7 @@ class LayersInCache(Engine):
 # %% ../../nbs/internals/04_engines.ipynb #d0647f6d
 @patch
 def descend(self:LayersInCache):
-    "Gradients of parts and the optimizer, the first quadratic penalty in the optimizer's own pass."
+    "Gradients of parts and the optimizer, the last one in the optimizer's own pass if it is a quadratic penalty."
     c, together = self.cohort, not self.cohort.at["direction"]
     for part in self.gradients if together else c.at["gradient"]:
         part.gradient(c.theta, c.grad, c.steps)
