@@ -511,17 +511,76 @@ def hidden_layers(self:Network)->list[HiddenLayer]:
                                between.get("norm"), between.get("pool")))
     return out
 
+# %% ../nbs/02_networks.ipynb #1b14704f
+@patch
+def rows(self:HiddenLayer, params:list[dict])->list[Tensor]:
+    "The incoming weights of the units: views [K, units, …]."
+    w = params[self.incoming]["weight"]
+    return [w.mT if w.dim() == 3 else w]
+
+@patch
+def columns(self:HiddenLayer, params:list[dict])->list[Tensor]:
+    "The outgoing weights of the units: views [K, units, …]."
+    w = params[self.outgoing]["weight"]
+    return [w.unflatten(1, (self.units, -1)) if w.dim() == 3 else w.transpose(1, 2)]
+
+# %% ../nbs/02_networks.ipynb #25ed739d
+@patch
+def biases(self:HiddenLayer, params:list[dict])->list[Tensor]:
+    "The biases of the units: views [K, units]."
+    return [params[self.incoming]["bias"]]
+
+@patch
+def norms(self:HiddenLayer, params:list[dict])->list[tuple[Tensor, float]]:
+    "What normalizes the units: views [K, units, …], each with what it is at the start."
+    if self.norm is None: return []
+    return [(params[self.norm][name], value) for name, value in dict(weight=1., bias=0.).items()]
+
+# %% ../nbs/02_networks.ipynb #e084a5ae
+@patch
+def activations(self:HiddenLayer, saved:list)->Tensor: # as from `Network.forward`
+    "What the units give, [K, units, examples × positions]."
+    return saved[self.activation].movedim(2, 1).flatten(2)
+
+@patch
+def pooled(self:HiddenLayer, saved:list, network:Network)->Tensor:
+    "What is left of it after pooling, if there is any."
+    if self.pooling is None: return self.activations(saved)
+    return network.layers[self.pooling].output(saved[self.pooling]).movedim(2, 1).flatten(2)
+
+@patch
+def initial(self:HiddenLayer, network:Network, which:int=0)->tuple[Distribution, int, int]:
+    "What the incoming weights are drawn from at the start; how many go into a unit and out of it."
+    layer = network.layers[self.incoming]
+    return layer.distribution["weight"], layer.fan_in, layer.fan_out
+
+# %% ../nbs/02_networks.ipynb #b5cbc2eb
+@patch
+def next_biases(self:HiddenLayer, params:list[dict])->list[Tensor|None]:
+    "The biases [K, out] of those that listen to the units, one for each of `columns`."
+    return [params[self.outgoing]["bias"]]
+
+@patch
+def per_target(self:HiddenLayer, which:int, w:Tensor)->Tensor: # of `columns`, [K, n, …] -> [K, n, out]
+    "Outgoing weights, summed for each of those that listen."
+    # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
+    return w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2)
+
+# %% ../nbs/02_networks.ipynb #7998a4b2
+def _only(h, which, views):
+    if len(views) == 1: return views[0]
+    raise InputError(f"The units of {getattr(h, 'name', 'a layer')!r} have their {which} weights in {len(views)} places: "
+                     "use rows and columns, which give all of them.")
+
 # %% ../nbs/02_networks.ipynb #f4605b00
 def incoming(params:list[dict], h:HiddenLayer)->Tensor:
     "The incoming weights of a layer's units as a view [K, units, …]."
-    w = params[h.incoming]["weight"]
-    return w.mT if w.dim() == 3 else w
+    return _only(h, "incoming", h.rows(params))
 
 # %% ../nbs/02_networks.ipynb #95d6dd62
 def outgoing(params:list[dict], h:HiddenLayer)->Tensor:
     "The outgoing weights of a layer's units as a view [K, units, …]."
-    w = params[h.outgoing]["weight"]
-    return w.unflatten(1, (h.units, -1)) if w.dim() == 3 else w.transpose(1, 2)
+    return _only(h, "outgoing", h.columns(params))
 
 # %% ../nbs/02_networks.ipynb #232caee3
 @patch

@@ -101,12 +101,13 @@ def none(*counts:Tensor)->bool:
     return counts[0].device.type == "cpu" and not any(n.any() for n in counts)
 
 # %% ../nbs/06_resets.ipynb #362b1e1c
-def distribution_of_new(network:Network, h:HiddenLayer, name:str)->Distribution:
+def distribution_of_new(network:Network, h:HiddenLayer, name:str,
+                        which:int=0, # of the places where incoming weights are
+                       )->Distribution:
     """What new incoming weights of a unit are drawn from: the network's own distribution
     (`init`) or another by name."""
-    layer = network.layers[h.incoming]
-    return (layer.distribution["weight"] if name == "init"
-            else initial_distribution(name, layer.fan_in, layer.fan_out))
+    own, fan_in, fan_out = h.initial(network, which)
+    return own if name == "init" else initial_distribution(name, fan_in, fan_out)
 
 # %% ../nbs/06_resets.ipynb #f7a2e29f
 def renew(stack:Stack,
@@ -131,31 +132,33 @@ def renew(stack:Stack,
 
 # %% ../nbs/06_resets.ipynb #61c9540d
 def _renew_incoming(stack, number, h, units, active, step, weights, bias, moments):
-    params, first = stack.params, stack.network.views(stack.theta0)
-    w = incoming(params, h)
-    if weights == "theta0": new = take(incoming(first, h), units)
-    else:
-        k = key(stack.seeds, f"renew {number}", step)
-        new = (distribution_of_new(stack.network, h, weights).draw(k, units.shape[1] * w[0, 0].numel())
-               .view(*units.shape, *w.shape[2:]).to(w))
-    put(w, units, active, new)
-    put(params[h.incoming]["bias"], units, active,
-        take(first[h.incoming]["bias"], units) if bias == "theta0" else 0.)
+    params, first = stack.params, stack.network.views(stack.theta0) if "theta0" in (weights, bias) else None
+    for i, w in enumerate(h.rows(params)):
+        new = (take(h.rows(first)[i], units) if weights == "theta0"
+               else _drawn(stack, number, i, h, units, step, weights, w))
+        put(w, units, active, new)
+    for i, b in enumerate(h.biases(params)):
+        put(b, units, active, take(h.biases(first)[i], units) if bias == "theta0" else 0.)
+    for t, value in h.norms(params): put(t, units, active, value)
     for m in moments:
-        put(incoming(m, h), units, active, 0.)
-        put(m[h.incoming]["bias"], units, active, 0.)
-    for name, value in dict(weight=1., bias=0.).items() if h.norm is not None else ():
-        put(params[h.norm][name], units, active, value)
-        for m in moments: put(m[h.norm][name], units, active, 0.)
+        for t in (*h.rows(m), *h.biases(m), *(t for t, _ in h.norms(m))): put(t, units, active, 0.)
+
+# %% ../nbs/06_resets.ipynb #c063f59e
+def _drawn(stack, number, which, h, units, step, weights, w): # new incoming weights for the view `w`
+    k = key(stack.seeds, f"renew {number}" + (f" {which}" if which else ""), step)
+    distribution = distribution_of_new(stack.network, h, weights, which)
+    return (distribution.draw(k, units.shape[1] * w[0, 0].numel())
+            .view(*units.shape, *w.shape[2:]).to(w))
 
 # %% ../nbs/06_resets.ipynb #e4eae84f
 def _silence(stack, h, units, active, moments):
-    for tensors in (stack.params, *moments): put(outgoing(tensors, h), units, active, 0.)
+    for tensors in (stack.params, *moments):
+        for w in h.columns(tensors): put(w, units, active, 0.)
 
 # %% ../nbs/06_resets.ipynb #059773e9
 def unit_activations(saved:list, h:HiddenLayer)->Tensor:
     "The activations of a layer's units, [K, units, examples × positions]."
-    return saved[h.activation].movedim(2, 1).flatten(2)
+    return h.activations(saved)
 
 # %% ../nbs/06_resets.ipynb #ad72e7c2
 class ReDoHyper(Options):
@@ -328,20 +331,25 @@ def after_step(self:ContinualBackprop, seen, step):
         for s in self.state_of(i): put(s, units, active, 0.)
     renew(self.stack, chosen, step, self.values["redraw"], order=self.values["order"])
 
+# %% ../nbs/06_resets.ipynb #60f416b0
+def _sizes(views): # [K, units, …] each -> |weights| of all, [K, units, n]
+    sizes = [v.abs().flatten(2) for v in views]
+    return sizes[0] if len(sizes) == 1 else torch.cat(sizes, 2)
+
 # %% ../nbs/06_resets.ipynb #8c1bc7a2
 @patch
 def _observe(self:ContinualBackprop, i, h, params, seen):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
     age, weight, mean, utility = self.state_of(i)
     a, gain = self._seen(seen, h), 1 - self.values["decay"]
-    w_out, w_in = outgoing(params, h).abs().flatten(2), incoming(params, h)
+    w_out, w_in = _sizes(h.columns(params)), _sizes(h.rows(params))
     age += 1
     weight.lerp_(torch.ones_like(weight), gain)
     mean.lerp_(a.mean(2), gain)
     if self.values["utility"] == "contribution": y = a.abs().mean(2) * w_out.sum(2)
     else:
         spread = (a - (mean / weight)[..., None]).abs().mean(2)
-        y = spread * w_out.mean(2) / w_in.abs().flatten(2).mean(2)
+        y = spread * w_out.mean(2) / w_in.mean(2)
     utility.lerp_(y, gain)
     return mean / weight, utility / weight
 
@@ -349,10 +357,8 @@ def _observe(self:ContinualBackprop, i, h, params, seen):
 @patch
 def _seen(self:ContinualBackprop, seen, h):
     "The activations of layer `h`, or what is left of them after pooling, [K, units, …]."
-    if self.values["measured_on"] == "activation" or h.pooling is None:
-        return unit_activations(seen, h)
-    pooled = self.stack.network.layers[h.pooling].output(seen[h.pooling])
-    return pooled.movedim(2, 1).flatten(2)
+    if self.values["measured_on"] == "activation": return unit_activations(seen, h)
+    return h.pooled(seen, self.stack.network)
 
 # %% ../nbs/06_resets.ipynb #9082ec3a
 @patch
@@ -399,11 +405,10 @@ def _how_many(self:ContinualBackprop, i, eligible, step):
 @patch
 def _transfer(self:ContinualBackprop, params, h, mean, units, active):
     "Move the mean contribution of units that go into the biases of the next layer."
-    # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
-    w = take(outgoing(params, h), units)
-    per_target = w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2) # [K, n, out]
     gone = torch.where(active, mean.gather(1, units), 0.)
-    params[h.outgoing]["bias"] += torch.einsum("kn,kno->ko", gone, per_target)
+    for i, (w, bias) in enumerate(zip(h.columns(params), h.next_biases(params))):
+        if bias is None: continue # a norm behind it takes the mean off anyway
+        bias += torch.einsum("kn,kno->ko", gone, h.per_target(i, take(w, units)))
 
 # %% ../nbs/06_resets.ipynb #8938ad0c
 class SelfNormalizedHyper(Options):
