@@ -61,5 +61,5 @@ def test_a_study_file_in_an_empty_folder_suffices(installed, tmp_path):
     kept = [tmp_path / f for f in l2init("keep", "my_study.toml").split()]
     assert [f.suffix for f in kept] == [".parquet", ".json"]
     provenance = json.loads(kept[1].read_text())
-    assert provenance["commits"] == ["None"] and provenance["learners"] == 9 and len(provenance["code"][0]) == 12
+    assert provenance["commits"] == ["none, for the package was installed"] and provenance["learners"] == 9 and len(provenance["code"][0]) == 12
     for env_file in (tmp_path / "runs").rglob("env.json"): assert json.loads(env_file.read_text())["commit"] is None
