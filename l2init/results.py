@@ -234,7 +234,8 @@ def keep(frame:pd.DataFrame, # as from `load`
         **{k: v for k, v in env[0].items() if k not in ("commit", "dirty", "code")},
         **({"data": own} if own else {}),
         code=sorted({e["code"] for e in env}),
-        commits=sorted({f"{e['commit']}{' and changes that are not in it' * e['dirty']}" for e in env}))
+        commits=sorted({f"{e['commit'] or 'none, for the package was installed'}"
+                        f"{' and changes that are not in it' * e['dirty']}" for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     write(paths[0], lambda p: frame.to_parquet(p, index=False))
