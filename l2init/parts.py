@@ -29,6 +29,7 @@ class Stack:
     seeds: Tensor # int64, [K]
     theta0: Tensor # [K, P], what the parameters were at the start
     row: Tensor|None = None # int64, [K]: each learner's row of a batch; None: its own
+    lr: Tensor|None = None # [K, 1], the learning rates, as the next step takes them
 
     def __getstate__(self): # views are made anew
         return {f.name: getattr(self, f.name) for f in fields(self)}
