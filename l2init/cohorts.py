@@ -38,6 +38,7 @@ class Cohort:
                 ):
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
+        _check_optimizer(optimizer_name, self.method)
         options = {**network_options, **self.method.network}
         self.network, self.steps = network(network_name, shape, classes, **options), 0
         self._place(device, dtype)
@@ -94,6 +95,12 @@ def _check_columns(learners, name, method):
     if wrong := needed ^ set(learners.columns):
         raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: "
                          f"{sorted(wrong)} differ.")
+
+# %% ../nbs/12_cohorts.ipynb #dd911575
+def _check_optimizer(name, method):
+    for part in method.parts:
+        if part.optimizer not in ("", name):
+            raise InputError(f"{part.title} is for the optimizer {part.optimizer}, not for {name}.")
 
 # %% ../nbs/12_cohorts.ipynb #2a2ff3b1
 @patch
