@@ -143,7 +143,7 @@ def floor(size, repetitions):
         for (p, g), x, dy, (y, dx) in zip(layers, inputs, errors, outputs):
             in_a_loop("linear", x, p["weight"], p["bias"], y)
             in_a_loop("linear_backward", x, p["weight"], dy, g["weight"], g["bias"], dx)
-    def update(): c.optimizer.fast_update(c.theta, c.grad, c.state, c.lr, c.theta0, c.hyper["strength"])
+    def update(): c.optimizer.fast_update(c.theta, c.grad, c.descent.state, c.lr, c.theta0, c.hyper["strength"])
     def turn(f, n=100):
         start = time.process_time()
         for _ in range(n): f()

@@ -208,6 +208,7 @@ def plan(study_file:str|Path, # TOML
     checked(Probes, "probes", study.probes)
     own = {}
     pairs = [(m, o) for m in study.methods for o in m.optimizers or study.optimizers]
+    _check_pairs(study_file, pairs)
     number = len(study.streams) * (len(study.networks) or 1) * len(pairs)
     if number > MOST_RUNS:
         raise InputError(f"{study_file}: its streams, networks, methods and optimizers make {number:,} runs, "
@@ -226,6 +227,14 @@ def plan(study_file:str|Path, # TOML
             if run.id in planned: raise InputError(f"{study_file}: the run {run} is there twice.")
             planned[run.id] = run
     return sorted(planned.values(), key=lambda r: -r.steps * r.learners)
+
+# %% ../nbs/14_studies.ipynb #8c23f190
+def _check_pairs(study_file, pairs):
+    "Raise `InputError` for a method that cannot be trained with its optimizer."
+    for m, o in pairs:
+        if not methods[m.name].suits(o.name):
+            raise InputError(f"{study_file}: method {m.name} cannot be trained with the optimizer {o.name}. "
+                             "Give it optimizers of its own.")
 
 # %% ../nbs/14_studies.ipynb #8dc5fc85
 def only_known(kind, given, known):

@@ -123,10 +123,11 @@ class LayersInCache(Engine):
 @patch
 def descend(self:LayersInCache):
     "Gradients of parts and the optimizer, the last one in the optimizer's own pass if it is a quadratic penalty."
-    c, together = self.cohort, not self.cohort.at["direction"]
+    c, together = self.cohort, self.cohort.steps_plainly()
     for part in self.gradients if together else c.at["gradient"]:
         part.gradient(c.theta, c.grad, c.steps)
-    if together: c.optimizer.fast_update(c.theta, c.grad, c.state, c.lr, *self.pull)
+    if together:
+        c.optimizer.fast_update(c.theta, c.grad, c.descent.state, c.lr, *self.pull)
     else: c.descend(c.steps)
 
 def nowhere(lr:Tensor)->tuple[Tensor, Tensor]: # [K, 1]
@@ -146,7 +147,7 @@ class PerceptronLoop(Engine):
         self.after = [p for p in c.at["after_step"] if not loop_arguments(p)]
         self.between = [p for p in c.parts if p in self.after or p in c.at["before_step"]]
         self.theta, self.grad, self.lr, self.row = (t.numpy() for t in (c.theta, c.grad, c.lr, c.row))
-        self.state = {n: t.numpy() for n, t in c.state.items()}
+        self.state = {n: t.numpy() for n, t in c.descent.state.items()}
         self.pull = [t.numpy() for t in self.arguments.get("pull", nowhere(c.lr))]
         self.forces = forces(self.theta, self.arguments)
         self.afterwards = afterwards(self.theta, self.arguments)
@@ -160,7 +161,7 @@ def refusal(cls:PerceptronLoop, cohort):
     if reason := LayersInCache.refusal(cohort): return reason
     if not cohort.network.perceptron():
         return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
-    if not cohort.optimizer.loop(cohort.state): return f"{type(cohort.optimizer).__name__} has no loop"
+    if not cohort.optimizer.loop(cohort.descent.state): return f"{type(cohort.optimizer).__name__} has no loop"
     before, _ = cohort.network.layers[0].in_loops, cohort.network.in_loops() # parts are asked as they will be
     try: return unknown_to_the_loop(cohort)
     finally: cohort.network.in_loops(before)
@@ -296,11 +297,13 @@ def step(self:Recorded, x, y):
     logits, seen = c.network.forward(c.params, c.per_learner(x))
     loss, accuracy, dy = cross_entropy(logits, c.per_learner(y))
     c.network.backward(c.params, c.grads, seen, dy)
-    joined = [] if c.at["direction"] else [p for p in c.at["gradient"] if p.elementwise]
+    joined = [p for p in c.at["gradient"] if p.elementwise and c.steps_plainly()]
     for part in c.at["gradient"]:
         if part not in joined: part.gradient(c.theta, c.grad, self.clock)
-    if c.at["direction"]: c.descend(self.clock)
-    else: self.update([p.gradient for p in joined], c.optimizer, c.theta, c.grad, c.state, c.lr)
+    if not c.steps_plainly(): c.descend(self.clock)
+    else:
+        self.update([p.gradient for p in joined], c.optimizer, c.theta, c.grad,
+                    c.descent.state, c.lr)
     for part in c.at["after_step"]:
         if part.steady: part.after_step(seen, self.clock + 1)
     return loss[:, None], accuracy[:, None], seen
