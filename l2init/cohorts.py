@@ -63,6 +63,7 @@ def _place(self:Cohort, device, dtype):
     self.seeds, self.row = self.learner_seeds.unique(return_inverse=True)
     self.theta = self.network.draw("init", self.learner_seeds).to(dtype)
     self.theta0, self.grad = self.theta.clone(), torch.zeros_like(self.theta)
+    self.buffers = self.network.first_buffers(self.theta)
 
 # %% ../nbs/12_cohorts.ipynb #7dc916e2
 @patch
@@ -70,14 +71,14 @@ def _connect(self:Cohort):
     "Make the parts, and what is made of the tensors."
     self._views()
     stack = Stack(self.network, self.theta, self.state, self.learner_seeds,
-                  self.theta0, self.row)
+                  self.theta0, self.row, self.buffers)
     self.parts = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
                   for p in self.method.parts]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
 
 @patch
 def _views(self:Cohort):
-    self.params = self.network.views(self.theta)
+    self.params = self.network.views(self.theta, self.buffers)
     self.grads = self.network.views(self.grad)
 
 # %% ../nbs/12_cohorts.ipynb #7698efd4
@@ -236,6 +237,7 @@ def part(self:Cohort, k:slice)->Cohort:
         setattr(p, name, getattr(self, name)[k])
     p.seeds, p.row = p.learner_seeds.unique(return_inverse=True)
     p.hyper, p.state = rows(self.hyper), rows(self.state)
+    p.buffers = [rows(b) for b in self.buffers]
     p._connect()
     for mine, whole in zip(p.parts, self.parts): mine.state = rows(whole.state)
     return p
@@ -254,7 +256,8 @@ def tensors(self:Cohort)->dict[str, Tensor]:
     "All that changes in training. Writing into these tensors sets the cohort back."
     own = {"theta": self.theta, "theta0": self.theta0}
     of_parts = {f"{i} {type(p).__name__}": p.state for i, p in enumerate(self.parts)}
-    states = {"optimizer": self.state, **of_parts}
+    of_layers = {n: b for n, b in zip(self.network.names, self.buffers) if b}
+    states = {"optimizer": self.state, **of_parts, **of_layers}
     return own | {f"{who} {n}": t
                   for who, state in states.items() for n, t in state.items()}
 
@@ -265,6 +268,8 @@ def start_anew(self:Cohort)->None:
     self.theta.copy_(self.theta0)
     self.steps = 0
     for tensor in self.state.values(): tensor.zero_()
+    for kept, first in zip(self.buffers, self.network.first_buffers(self.theta)):
+        for name, tensor in first.items(): kept[name].copy_(tensor)
     for part in self.parts:
         for name, tensor in part.start().items(): part.state[name].copy_(tensor)
 
@@ -272,7 +277,7 @@ def start_anew(self:Cohort)->None:
 @patch
 def module(self:Cohort, k:int)->nn.Sequential:
     "Learner `k` as a plain PyTorch module with a copy of its weights."
-    return self.network.module(self.theta[k])
+    return self.network.module(self.theta[k], [{n: b[k] for n, b in its.items()} for its in self.buffers])
 
 # %% ../nbs/12_cohorts.ipynb #169a3c1a
 __getattr__ = moved(__name__, grid="l2init.methods", Method="l2init.methods", Seed="l2init.methods",

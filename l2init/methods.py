@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from pydantic import Field
 
 from .internals.core import InputError, Options, Registry, checked, short
-from .parts import ConcatenatedUnits, NormalizedLayers, Part
+from .parts import (AdaptiveLinearUnits, ConcatenatedUnits, FourierFeatures, InputNormalization,
+                          IntervalDropoutUnits, LeakyUnits, NormalizedLayers, Part, SmoothLeakyUnits)
 from .regularizers import Consolidation, L2InitPenalty, penalties
 from .resets import resets
 
@@ -92,6 +93,11 @@ for _name, _parts in dict(layer_norm=[NormalizedLayers],
     methods.register(_name, Method(_parts[0].title, parts=_parts))
 methods.register("l2_init_ewc", Method("L2 Init + EWC", "Kumar et al. 2023, table 2",
                                        parts=[Consolidation, L2InitPenalty]))
+for _name, _part in dict(leaky_relu=LeakyUnits, smooth_leaky=SmoothLeakyUnits,
+                         fourier_features=FourierFeatures, aid=IntervalDropoutUnits,
+                         adalin=AdaptiveLinearUnits,
+                         input_normalization=InputNormalization).items():
+    methods.register(_name, Method(_part.title, parts=[_part]))
 
 # %% ../nbs/09_methods.ipynb #e90d0f20
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
