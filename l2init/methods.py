@@ -16,9 +16,8 @@ from fastcore.basics import patch
 from pydantic import Field
 
 from .internals.core import InputError, Options, Registry, checked, short
-from .constraints import constraints
-from .optimizers import updates
-from .parts import ConcatenatedUnits, NormalizedLayers, Part
+from .parts import (AdaptiveLinearUnits, ConcatenatedUnits, FourierFeatures, InputNormalization,
+                          IntervalDropoutUnits, LeakyUnits, NormalizedLayers, Part, SmoothLeakyUnits)
 from .regularizers import Consolidation, L2InitPenalty, penalties
 from .resets import resets
 
@@ -62,12 +61,6 @@ def tried(self:Method)->dict[str, list]:
     "The values that the papers tried."
     return {n: v for p in self.parts for n, v in p.tried.items()}
 
-# %% ../nbs/09_methods.ipynb #deff406c
-@patch
-def suits(self:Method, optimizer:str)->bool: # one of `optimizers`
-    "Whether its parts can be trained with an optimizer."
-    return all(p.optimizer in ("", optimizer) for p in self.parts)
-
 # %% ../nbs/09_methods.ipynb #25f0744e
 @patch(as_prop=True)
 def defaults(self:Method)->dict[str, list]: # name -> a list of one value, as in a study
@@ -92,7 +85,7 @@ def _together(classes):
 # %% ../nbs/09_methods.ipynb #cdfef219
 methods = Registry("method")
 methods.register("plain", Method("Plain training", "the baseline"))
-for _name, _part in {**penalties, **resets, **updates, **constraints}.items():
+for _name, _part in {**penalties, **resets}.items():
     methods.register(_name, Method(_part.title, parts=[_part]))
 for _name, _parts in dict(layer_norm=[NormalizedLayers],
                           crelu=[ConcatenatedUnits],
@@ -100,6 +93,11 @@ for _name, _parts in dict(layer_norm=[NormalizedLayers],
     methods.register(_name, Method(_parts[0].title, parts=_parts))
 methods.register("l2_init_ewc", Method("L2 Init + EWC", "Kumar et al. 2023, table 2",
                                        parts=[Consolidation, L2InitPenalty]))
+for _name, _part in dict(leaky_relu=LeakyUnits, smooth_leaky=SmoothLeakyUnits,
+                         fourier_features=FourierFeatures, aid=IntervalDropoutUnits,
+                         adalin=AdaptiveLinearUnits,
+                         input_normalization=InputNormalization).items():
+    methods.register(_name, Method(_part.title, parts=[_part]))
 
 # %% ../nbs/09_methods.ipynb #e90d0f20
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Units', 'networks', 'Distribution', 'AtMaxima', 'Layer', 'Flatten', 'in_a_loop', 'channels_last', 'channels_first',
-           'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU', 'CReLU', 'LayerNorm',
-           'Conv2d', 'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'known_labels', 'Network', 'Perceptron',
-           'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN',
-           'network']
+           'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU', 'CReLU', 'Elementwise',
+           'LeakyReLU', 'SmoothLeaky', 'AsModule', 'Fourier', 'AdaLin', 'AID', 'IntervalDropout', 'Standardize',
+           'RunningNorm', 'LayerNorm', 'Conv2d', 'MaxPool2d', 'cross_entropy', 'fast_cross_entropy', 'known_labels',
+           'Network', 'Perceptron', 'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled',
+           'initial_distribution', 'MLP', 'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -62,6 +63,8 @@ class Layer:
     kind = "layer"
     shapes = {} # parameter -> shape, without the learner axis
     distribution = {} # parameter -> `Distribution`
+    buffers = {} # what it keeps beside parameters -> shape, type and first value
+    features = 1 # of each unit, side by side: of activations
     in_loops = False # is the form written out for a CPU wanted, where there is one?
 
     def forward(self, p:dict, x:Tensor)->tuple[Tensor, object]:
@@ -78,6 +81,7 @@ class Layer:
     def module(self)->nn.Module:
         "The same layer in plain PyTorch, for one learner."
         raise NotImplementedError
+    def __repr__(self): return type(self).__name__
     # how a parameter is laid out there
     to_module = from_module = staticmethod(lambda name, p: p)
 
@@ -170,7 +174,7 @@ class ConcatenatedReLU(nn.Module):
 # %% ../nbs/02_networks.ipynb #477aa105
 class CReLU(Layer):
     "max(z, 0) and max(-z, 0) side by side; twice as many features as units."
-    kind, takes_maxima = "activation", True
+    kind, takes_maxima, features = "activation", True, 2
     def forward(self, p, z):
         if self.in_loops: return self.forward_in_a_loop(features_last(z))
         return torch.cat([z.relu(), (-z).relu()], 2), z
@@ -198,6 +202,133 @@ class CReLU(Layer):
         dy.dy.chunk(2, -1)[1].neg_()
         return dy
     def module(self): return ConcatenatedReLU()
+
+# %% ../nbs/02_networks.ipynb #cff730c4
+class Elementwise(Layer):
+    "A function of each number by itself; a subclass says which, and its derivative."
+    kind = "activation"
+    def function(self, z:Tensor)->Tensor:
+        "What comes out."
+        raise NotImplementedError
+    def derivative(self, z:Tensor)->Tensor:
+        "Its derivative."
+        raise NotImplementedError
+    def forward(self, p, z): return self.function(z), z
+    def backward(self, p, g, z, dy, need_dx=True): return dy * self.derivative(z)
+    def output(self, z): return self.function(z)
+
+# %% ../nbs/02_networks.ipynb #e1f5b3a2
+class LeakyReLU(Elementwise):
+    "z above 0, `slope` z below."
+    def __init__(self, slope:float=.01): self.slope = slope
+    def function(self, z): return F.leaky_relu(z, self.slope)
+    def derivative(self, z): return torch.where(z > 0, 1., self.slope).to(z)
+    def module(self): return nn.LeakyReLU(self.slope)
+    def __repr__(self): return f"LeakyReLU({self.slope})"
+
+# %% ../nbs/02_networks.ipynb #9a1d2df2
+class SmoothLeaky(Elementwise):
+    "A leaky ReLU without a kink: a z + (1 - a) z sigmoid(c z / p)."
+    a, p, c = .1, 3., 5.
+    def function(self, z):
+        return z * (self.a + (1 - self.a) * (z * (self.c / self.p)).sigmoid())
+    def derivative(self, z):
+        k = self.c / self.p
+        s = (k * z).sigmoid()
+        return self.a + (1 - self.a) * s * (1 + k * z * (1 - s))
+    def module(self): return AsModule(self.function)
+
+# %% ../nbs/02_networks.ipynb #7108e7d6
+class AsModule(nn.Module):
+    "A function of tensors as a module."
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+    def forward(self, z): return self.function(z)
+
+# %% ../nbs/02_networks.ipynb #e36f1a09
+class Fourier(Layer):
+    "sin z and cos z side by side; twice as many features as units."
+    kind, features = "activation", 2
+    def forward(self, p, z):
+        y = torch.cat([z.sin(), z.cos()], 2)
+        return y, y
+    def backward(self, p, g, y, dy, need_dx=True):
+        (sin, cos), (dsin, dcos) = y.chunk(2, 2), dy.chunk(2, 2)
+        return dsin * cos - dcos * sin
+    def module(self): return AsModule(lambda z: torch.cat([z.sin(), z.cos()], 1))
+
+# %% ../nbs/02_networks.ipynb #7ad82b9c
+class AdaLin(Layer):
+    "max(z, 0) + slope min(z, 0), with a slope (`weight`) that each unit or channel learns."
+    kind = "activation"
+    def __init__(self, units:int):
+        self.shapes = dict(weight=(units,))
+        self.distribution = dict(weight=Distribution(0., 0.))
+    def slope(self, p, z): return p["weight"].view(len(z), 1, -1, *[1] * (z.dim() - 3))
+    def forward(self, p, z): return torch.where(z > 0, z, z * self.slope(p, z)), z
+    def backward(self, p, g, z, dy, need_dx=True):
+        g["weight"].copy_(self.of_examples(z, dy).sum(1))
+        return torch.where(z > 0, dy, dy * self.slope(p, z))
+    def of_examples(self, z, dy):
+        "The slopes' gradient for each example, [K, B, units]."
+        return (dy * z.clamp(max=0)).unflatten(2, (z.shape[2], -1)).flatten(3).sum(3)
+    def squares(self, g, z, dy): g["weight"].copy_(self.of_examples(z, dy).square().sum(1))
+    def module(self): return nn.PReLU(*self.shapes["weight"], init=0.)
+
+# %% ../nbs/02_networks.ipynb #a55200c6
+class AID(Layer):
+    "max(z, 0) with probability `positive`, else min(z, 0); the expectation where the `key` is 0."
+    kind, buffers = "activation", dict(key=((), torch.int64, 0))
+    def __init__(self, positive:float=.9): self.positive = positive
+    def forward(self, p, z):
+        share = torch.full_like(z, self.positive)
+        if "key" in p:
+            key = p["key"]
+            drawn = uniform(key, z[0].numel()).view(z.shape) < self.positive
+            expected = (key == 0).view(-1, *[1] * (z.dim() - 1))
+            share = torch.where(expected, share, drawn.to(z))
+        slope = torch.where(z > 0, share, 1 - share)
+        return z * slope, slope
+    def backward(self, p, g, slope, dy, need_dx=True): return dy * slope
+    def module(self): return IntervalDropout(self.positive)
+    def __repr__(self): return f"AID({self.positive})"
+
+# %% ../nbs/02_networks.ipynb #b63a0c3a
+class IntervalDropout(nn.Module):
+    "AID for one learner: drawn by torch's generator in training, the expectation in evaluation."
+    def __init__(self, positive:float=.9):
+        super().__init__()
+        self.positive = positive
+    def forward(self, z):
+        share = torch.full_like(z, self.positive)
+        if self.training: share = torch.bernoulli(share)
+        return z * torch.where(z > 0, share, 1 - share)
+
+# %% ../nbs/02_networks.ipynb #6238ab39
+class Standardize(Layer):
+    "Each input number less its running mean, over its running standard deviation."
+    kind, eps = "input", 1e-8
+    def __init__(self, *shape:int):
+        self.buffers = dict(mean=(shape, None, 0.), variance=(shape, None, 1.), rate=((), None, 0.))
+    def forward(self, p, x):
+        if not p: return x, None
+        rate = p["rate"].view(-1, *[1] * (x.dim() - 2))
+        p["mean"].add_(rate * (x.mean(1) - p["mean"]))
+        away = x - p["mean"][:, None]
+        p["variance"].add_(rate * (away.square().mean(1) - p["variance"]))
+        return away * (p["variance"][:, None] + self.eps).rsqrt(), None
+    def module(self): return RunningNorm(self.buffers["mean"][0], self.eps)
+
+# %% ../nbs/02_networks.ipynb #980631ab
+class RunningNorm(nn.Module):
+    "What a `Standardize` does to one learner's inputs when it is measured."
+    def __init__(self, shape, eps):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+    def forward(self, x): return (x - self.mean) * (self.variance + self.eps).rsqrt()
 
 # %% ../nbs/02_networks.ipynb #7d4d046f
 class LayerNorm(Layer):
@@ -385,12 +516,24 @@ def in_loops(self:Network, yes:bool=True)->Network:
 
 # %% ../nbs/02_networks.ipynb #19ed7bf8
 @patch
-def views(self:Network, flat:Tensor)->list[dict[str, Tensor]]:
-    "The parameters of each layer as views [K, …] into `flat` [K, P]."
+def views(self:Network,
+          flat:Tensor, # [K, P]
+          buffers:list=(), # as from `first_buffers`, or none
+         )->list[dict[str, Tensor]]:
+    "The parameters of each layer as views [K, …] into `flat`, with the layer's buffers."
     out = [{} for _ in self.layers]
     for i, p, where in self.slots.values():
         out[i][p] = flat[:, where].unflatten(1, self.layers[i].shapes[p])
+    for p, more in zip(out, buffers): p |= more
     return out
+
+# %% ../nbs/02_networks.ipynb #7e8a712c
+@patch
+def first_buffers(self:Network, flat:Tensor)->list[dict[str, Tensor]]: # [K, P]
+    "The buffers of each layer [K, …] before the first step, on the device of `flat`."
+    def of(shape, dtype, value):
+        return torch.full((len(flat), *shape), value, dtype=dtype or flat.dtype, device=flat.device)
+    return [{n: of(*b) for n, b in layer.buffers.items()} for layer in self.layers]
 
 # %% ../nbs/02_networks.ipynb #56b03ae4
 @patch
@@ -480,8 +623,8 @@ def activations(self:Network,
         x, _ = layer.forward(p, x)
         if layer.kind != "activation": continue
         features = x.flatten(2)
-        # a CReLU unit has two features, never both at once
-        units.append(sum(x.chunk(2, 2)) if isinstance(layer, CReLU) else x)
+        # of two features of a unit, CReLU never has both at once
+        units.append(x if layer.features == 1 else sum(x.abs().chunk(2, 2)))
     return x, features, units
 
 # %% ../nbs/02_networks.ipynb #b06cdaaa
@@ -584,9 +727,12 @@ def outgoing(params:list[dict], h:HiddenLayer)->Tensor:
 
 # %% ../nbs/02_networks.ipynb #232caee3
 @patch
-def module(self:Network, row:Tensor)->nn.Sequential:
+def module(self:Network, row:Tensor, buffers:list=())->nn.Sequential: # of one learner, without the learner axis
     "The learner with parameters `row` [P] as a plain PyTorch module, which has a copy."
     net = nn.Sequential(*(layer.module() for layer in self.layers)).to(row)
+    for m, more in zip(net, buffers):
+        for name, value in more.items():
+            if hasattr(m, name): getattr(m, name).copy_(value)
     with torch.no_grad():
         for layer, m, p in zip(self.layers, net, self.views(row[None])):
             for name, value in p.items():
@@ -618,8 +764,11 @@ Units = Annotated[int, Field(ge=1, le=10**6)]
 class Architecture(Options):
     "What the options of all networks share. A subclass says what its layers are."
     layer_norm: bool = False # layer norm before each activation
-    activation: Literal["relu", "crelu"] = "relu"
-    removed: ( # share of units that CReLU does without; None: what `matched_width` says [code: MLP .18, CNN .28]
+    activation: Literal["relu", "crelu", "leaky_relu", "smooth_leaky", "fourier", "adalin", "aid"] = "relu"
+    leak: Annotated[float, Field(ge=0, lt=1)] = .01 # slope of leaky ReLU below 0
+    positive: Annotated[float, Field(ge=0, le=1)] = .9 # AID's probability of the positive part
+    normalize_input: bool = False # a running mean and variance for each input
+    removed: ( # share of units that CReLU and Fourier features do without; None: what `matched_width` says [code: MLP .18, CNN .28]
         Annotated[float, Field(ge=0, lt=1)]|None) = None
     init: Literal[ # what weights are drawn from
         "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "default"
@@ -627,7 +776,7 @@ class Architecture(Options):
 
     def build(self, shape:tuple, classes:int)->Network:
         "The network for inputs of `shape`."
-        width = (1 - self.removed if self.removed is not None and self.activation == "crelu"
+        width = (1 - self.removed if self.removed is not None and self.expansion == 2
                  else self.matched_width(shape, classes))
         layers = self.layers(tuple(shape), classes, width)
         if self.init != "default":
@@ -637,7 +786,13 @@ class Architecture(Options):
                 layer.distribution = dict(weight=weight, bias=Distribution(0., 0.))
             weight = initial_distribution(self.init, last.fan_in, last.fan_out)
             last.distribution = dict(weight=weight, bias=Distribution(0., 0.))
+        if self.normalize_input: self.add_normalization(layers, tuple(shape))
         return Network(layers, shape, classes)
+
+    def add_normalization(self, layers:list[Layer], shape:tuple)->None:
+        "Put the normalization of inputs in front: behind a `Flatten`, since images may come flat."
+        flat = isinstance(layers[0], Flatten)
+        layers.insert(int(flat), Standardize(*([math.prod(shape)] if flat else shape)))
 
     def hidden_layers(self, shape:tuple, units:list[int], width:float)->list[Layer]:
         "Fully connected layers of `width` times `units` with activations; then how many features come out."
@@ -650,12 +805,17 @@ class Architecture(Options):
     def nonlinearity(self, *shape:int)->list[Layer]:
         "What stands behind a layer whose output for one example has this shape."
         return [*([LayerNorm(*shape)] if self.layer_norm else []),
-                CReLU() if self.activation == "crelu" else ReLU()]
+                self.unit(shape[0])]
+
+    def unit(self, units:int)->Layer:
+        "The activation behind `units` units or channels."
+        return dict(relu=ReLU, crelu=CReLU, leaky_relu=lambda: LeakyReLU(self.leak), smooth_leaky=SmoothLeaky,
+                    fourier=Fourier, adalin=lambda: AdaLin(units), aid=lambda: AID(self.positive))[self.activation]()
 
     @property
     def expansion(self)->int:
         "Features per unit."
-        return 2 if self.activation == "crelu" else 1
+        return 2 if self.activation in ("crelu", "fourier") else 1
 
 # %% ../nbs/02_networks.ipynb #8d462f07
 def scaled(units:int, width:float)->int:
@@ -717,8 +877,8 @@ class CNN(Architecture):
 # %% ../nbs/02_networks.ipynb #ae61c757
 @patch
 def matched_width(self:Architecture, shape:tuple, classes:int)->float:
-    "The width, in hundredths, with as many parameters as with ReLU; 1 for ReLU."
-    if self.activation == "relu": return 1.
+    "The width, in hundredths, with as many parameters as with ReLU; 1 if a unit has one feature."
+    if self.expansion == 1: return 1.
     size = lambda layers: Network(layers).size
     goal = size(self.model_copy(update=dict(activation="relu")).layers(shape, classes))
     return min((w / 100 for w in range(100, 0, -1)),

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['MOMENTS', 'Stack', 'per_learner', 'Part', 'does', 'loop_arguments', 'distributions_and_keys', 'spared',
-           'NormalizedLayers', 'ConcatenatedUnits']
+           'NormalizedLayers', 'ConcatenatedUnits', 'LeakyUnits', 'SmoothLeakyUnits', 'FourierFeatures',
+           'AdaptiveLinearUnits', 'IntervalDropoutUnits', 'Decay', 'InputNormalization']
 
 # %% ../nbs/04_parts.ipynb #ec324fa7
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from fastcore.basics import patch
+from pydantic import Field
 from torch import Tensor
 
 from .internals.core import Options
 from .internals.random_numbers import key
-from .networks import Network
+from .networks import AID, Network, Standardize
 
 # %% ../nbs/04_parts.ipynb #73badbc6
 @dataclass(frozen=True, eq=False)
@@ -29,15 +31,15 @@ class Stack:
     seeds: Tensor # int64, [K]
     theta0: Tensor # [K, P], what the parameters were at the start
     row: Tensor|None = None # int64, [K]: each learner's row of a batch; None: its own
-    lr: Tensor|None = None # [K, 1], the learning rates, as the next step takes them
+    buffers: list = () # of each layer, as from `Network.first_buffers`
 
     def __getstate__(self): # views are made anew
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def params(self)->list[dict]:
-        "The parameters of each layer, as views."
-        return self.network.views(self.theta)
+        "The parameters of each layer, as views, and its buffers."
+        return self.network.views(self.theta, self.buffers)
 
     @cached_property
     def moments(self)->list[list[dict]]:
@@ -71,7 +73,6 @@ class Part:
     hyper: ClassVar[type[Options]] = Options # its hyper-parameters
     tried: ClassVar[dict[str, list]] = {} # the values that its paper tried
     network: ClassVar[dict] = {} # options of the network that it sets
-    optimizer: ClassVar[str] = "" # the one that it is for; "": any
     per_weight: ClassVar[bool] = False # must the optimizer count steps by weight?
     steady: ClassVar[bool] = False # the same operations in every step?
     elementwise: ClassVar[bool] = False # is its gradient, and without random draws?
@@ -173,3 +174,64 @@ class ConcatenatedUnits(Part):
     title, source = "CReLU", "Abbas et al. 2023"
     formula = "max(z, 0) and max(-z, 0) side by side"
     network = dict(activation="crelu")
+
+# %% ../nbs/04_parts.ipynb #9439c1a8
+class LeakyUnits(Part):
+    "Units with a small slope below 0."
+    title, source = "Leaky ReLU", "Maas et al. 2013"
+    formula = "z above 0, .01 z below"
+    network = dict(activation="leaky_relu")
+
+class SmoothLeakyUnits(Part):
+    "Leaky units without a kink."
+    title, source = "Smooth-Leaky", "ICLR 2026"
+    formula = "a z + (1 - a) z sigmoid(c z / p), a = .1, c = 5, p = 3"
+    network = dict(activation="smooth_leaky")
+
+class FourierFeatures(Part):
+    "Units that give a sine and a cosine side by side."
+    title, source = "Fourier features", "Lewandowski et al. 2025"
+    formula = "sin z and cos z side by side"
+    network = dict(activation="fourier")
+
+class AdaptiveLinearUnits(Part):
+    "ReLU units, each with a slope below 0 that it learns."
+    title, source = "AdaLin", "Rohani et al. 2025"
+    formula = "max(z, 0) + a min(z, 0), a learned by each unit, 0 at the start"
+    network = dict(activation="adalin")
+
+# %% ../nbs/04_parts.ipynb #4f9e080f
+class IntervalDropoutUnits(Part):
+    "Units that give their positive part with probability .9, else their negative part."
+    title, source = "AID", "Park et al. 2025"
+    formula = "max(z, 0) with probability .9, else min(z, 0); measured: the expectation"
+    network = dict(activation="aid")
+
+    def keys(self):
+        "The keys of the layers that draw, with their names."
+        net = self.stack.network
+        return {n: b["key"] for n, l, b in zip(net.names, net.layers, self.stack.buffers)
+                if isinstance(l, AID)}
+    def before_step(self, step):
+        for name, place in self.keys().items():
+            place.copy_(key(self.stack.seeds, f"aid {name}", step))
+    def after_step(self, seen, step):
+        for place in self.keys().values(): place.zero_()
+
+# %% ../nbs/04_parts.ipynb #5434697f
+class Decay(Options):
+    "How slowly running statistics change."
+    decay: Annotated[float, Field(ge=0, lt=1)] = .99 # of the running mean and variance, per step
+
+class InputNormalization(Part):
+    "Inputs less their running mean, over their running standard deviation."
+    title, source, hyper = "Input normalization", "running statistics, as in batch norm", Decay
+    formula = "(x - mean) / std of each input number, running over batches"
+    tried, network = dict(decay=[.99, .999]), dict(normalize_input=True)
+
+    def rate(self):
+        "What the layer takes of a batch's statistics, [K]."
+        layers = zip(self.stack.network.layers, self.stack.buffers)
+        return next(b["rate"] for l, b in layers if isinstance(l, Standardize))
+    def before_step(self, step): self.rate().copy_(1 - self.values["decay"][:, 0])
+    def after_step(self, seen, step): self.rate().zero_()

@@ -789,9 +789,10 @@ def in_loop(self:Consolidation):
 def squared_gradients(network:Network, theta:Tensor, # [K, P]
                       x:Tensor, # [K, B, …]
                       y:Tensor, # int64, [K, B]
+                      buffers:list=(), # of the layers
                      )->Tensor: # [K, P]
     "The sum over examples of the squared gradient of each one's log-likelihood."
-    params = network.views(theta)
+    params = network.views(theta, buffers)
     scratch, squares = torch.zeros_like(theta), torch.zeros_like(theta)
     logits, saved = network.forward(params, x)
     # of single examples, not of their mean
@@ -810,5 +811,5 @@ def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     total = torch.zeros_like(stack.theta)
     for xs, ys in zip(x.split(portion, 1), y.split(portion, 1)):
         images, labels = per_learner(stack, task.scale(xs)), per_learner(stack, ys)
-        total += squared_gradients(stack.network, stack.theta, images, labels)
+        total += squared_gradients(stack.network, stack.theta, images, labels, stack.buffers)
     return total / y.shape[1]

@@ -43,7 +43,7 @@ class Probes(Options):
 @patch
 def _portions(self:Cohort, x, y, portion): # a few learners at a time, so that memory is bounded
     theta = self.measured
-    params = self.network.views(theta)
+    params = self.network.views(theta, self.buffers)
     for k in torch.arange(len(self), device=x.device).split(max(1, portion // x.shape[1])):
         its = [{n: v[k] for n, v in p.items()} for p in params]
         yield theta[k], self.theta0[k], its, self.per_learner(x, k), self.per_learner(y, k)
@@ -147,7 +147,8 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
     of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
-                 list(net.slots), net.size, [layer.distribution for layer in net.layers], cohort.theta.dtype]
+                 list(net.slots), net.size, [layer.distribution for layer in net.layers],
+                 [repr(layer) for layer in net.layers], cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
 # %% ../nbs/13_training.ipynb #2ffb848a
