@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .internals.core import InputError, moved
 from .methods import Learner, methods
 from .networks import Flatten, cross_entropy, network
-from .optimizers import optimizer
+from .optimizers import Descent, optimizer
 from .parts import MOMENTS, Stack, does
 
 # %% ../nbs/12_cohorts.ipynb #fe9bc79d
@@ -38,14 +38,13 @@ class Cohort:
                 ):
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
+        _check_optimizer(optimizer_name, self.method)
         options = {**network_options, **self.method.network}
         self.network, self.steps = network(network_name, shape, classes, **options), 0
         self._place(device, dtype)
         own = [o for p in self.method.parts
                for o in p.optimizer_options(optimizer_name, self.hyper).items()]
         self.optimizer = optimizer(optimizer_name, **{**optimizer_options, **dict(own)})
-        per_weight = any(p.per_weight for p in self.method.parts)
-        self.state = self.optimizer.state(self.theta, per_weight)
         self._connect()
 
     def __len__(self): return len(self.learners)
@@ -70,10 +69,13 @@ def _place(self:Cohort, device, dtype):
 def _connect(self:Cohort):
     "Make the parts, and what is made of the tensors."
     self._views()
-    stack = Stack(self.network, self.theta, self.state, self.learner_seeds,
-                  self.theta0, self.row, self.buffers)
-    self.parts = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
-                  for p in self.method.parts]
+    stack = Stack(self.network, self.theta, {}, self.learner_seeds,
+                  self.theta0, self.row, self._lr, self.buffers)
+    per_weight = any(p.per_weight for p in self.method.parts)
+    self.descent = Descent(stack, self.optimizer, per_weight)
+    own = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
+           for p in self.method.parts]
+    self.parts = [self.descent, *own]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
 
 @patch
@@ -94,6 +96,12 @@ def _check_columns(learners, name, method):
     if wrong := needed ^ set(learners.columns):
         raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: "
                          f"{sorted(wrong)} differ.")
+
+# %% ../nbs/12_cohorts.ipynb #dd911575
+def _check_optimizer(name, method):
+    for part in method.parts:
+        if part.optimizer not in ("", name):
+            raise InputError(f"{part.title} is for the optimizer {part.optimizer}, not for {name}.")
 
 # %% ../nbs/12_cohorts.ipynb #2a2ff3b1
 @patch
@@ -150,14 +158,16 @@ def learn(self:Cohort, x, y, steps:int): # steps done before
 @patch
 def descend(self:Cohort, steps:int)->None: # steps done before
     "Change the weights as the optimizer and the parts say."
-    if not self.at["direction"]:
-        self.optimizer.update(self.theta, self.grad, self.state, self.lr)
-        return
     delta = torch.zeros_like(self.theta)
-    self.optimizer.update(delta, self.grad, self.state, self.lr)
     for part in self.at["direction"]:
         part.direction(delta, self.grad, steps)
     self.theta.add_(delta)
+
+# %% ../nbs/12_cohorts.ipynb #85c0e2fb
+@patch
+def steps_plainly(self:Cohort)->bool:
+    "Whether the weights move by the optimizer's step alone."
+    return self.at["direction"] == [self.descent]
 
 # %% ../nbs/12_cohorts.ipynb #590ec505
 @patch
@@ -236,10 +246,10 @@ def part(self:Cohort, k:slice)->Cohort:
     for name in ("learners", "learner_seeds", "_lr", "theta", "theta0", "grad"):
         setattr(p, name, getattr(self, name)[k])
     p.seeds, p.row = p.learner_seeds.unique(return_inverse=True)
-    p.hyper, p.state = rows(self.hyper), rows(self.state)
+    p.hyper = rows(self.hyper)
     p.buffers = [rows(b) for b in self.buffers]
     p._connect()
-    for mine, whole in zip(p.parts, self.parts): mine.state = rows(whole.state)
+    for mine, whole in zip(p.parts, self.parts): mine.state.update(rows(whole.state))
     return p
 
 # %% ../nbs/12_cohorts.ipynb #0c81ea12
@@ -255,11 +265,10 @@ def split(self:Cohort, most:int)->list[Cohort]:
 def tensors(self:Cohort)->dict[str, Tensor]:
     "All that changes in training. Writing into these tensors sets the cohort back."
     own = {"theta": self.theta, "theta0": self.theta0}
-    of_parts = {f"{i} {type(p).__name__}": p.state for i, p in enumerate(self.parts)}
+    states = {f"{i} {type(p).__name__}": p.state for i, p in enumerate(self.parts)}
     of_layers = {n: b for n, b in zip(self.network.names, self.buffers) if b}
-    states = {"optimizer": self.state, **of_parts, **of_layers}
-    return own | {f"{who} {n}": t
-                  for who, state in states.items() for n, t in state.items()}
+    return own | {f"{who} {n}": t for who, state in (states | of_layers).items()
+                  for n, t in state.items()}
 
 # %% ../nbs/12_cohorts.ipynb #fe6962d9
 @patch
@@ -267,7 +276,6 @@ def start_anew(self:Cohort)->None:
     "Set everything to what it was before the first step."
     self.theta.copy_(self.theta0)
     self.steps = 0
-    for tensor in self.state.values(): tensor.zero_()
     for kept, first in zip(self.buffers, self.network.first_buffers(self.theta)):
         for name, tensor in first.items(): kept[name].copy_(tensor)
     for part in self.parts:

@@ -16,6 +16,8 @@ from fastcore.basics import patch
 from pydantic import Field
 
 from .internals.core import InputError, Options, Registry, checked, short
+from .constraints import constraints
+from .optimizers import updates
 from .parts import (AdaptiveLinearUnits, ConcatenatedUnits, FourierFeatures, InputNormalization,
                           IntervalDropoutUnits, LeakyUnits, NormalizedLayers, Part, SmoothLeakyUnits)
 from .regularizers import Consolidation, L2InitPenalty, penalties
@@ -61,6 +63,12 @@ def tried(self:Method)->dict[str, list]:
     "The values that the papers tried."
     return {n: v for p in self.parts for n, v in p.tried.items()}
 
+# %% ../nbs/09_methods.ipynb #deff406c
+@patch
+def suits(self:Method, optimizer:str)->bool: # one of `optimizers`
+    "Whether its parts can be trained with an optimizer."
+    return all(p.optimizer in ("", optimizer) for p in self.parts)
+
 # %% ../nbs/09_methods.ipynb #25f0744e
 @patch(as_prop=True)
 def defaults(self:Method)->dict[str, list]: # name -> a list of one value, as in a study
@@ -85,7 +93,7 @@ def _together(classes):
 # %% ../nbs/09_methods.ipynb #cdfef219
 methods = Registry("method")
 methods.register("plain", Method("Plain training", "the baseline"))
-for _name, _part in {**penalties, **resets}.items():
+for _name, _part in {**penalties, **resets, **updates, **constraints}.items():
     methods.register(_name, Method(_part.title, parts=[_part]))
 for _name, _parts in dict(layer_norm=[NormalizedLayers],
                           crelu=[ConcatenatedUnits],

@@ -31,6 +31,7 @@ class Stack:
     seeds: Tensor # int64, [K]
     theta0: Tensor # [K, P], what the parameters were at the start
     row: Tensor|None = None # int64, [K]: each learner's row of a batch; None: its own
+    lr: Tensor|None = None # [K, 1], the learning rates, as the next step takes them
     buffers: list = () # of each layer, as from `Network.first_buffers`
 
     def __getstate__(self): # views are made anew
@@ -73,6 +74,7 @@ class Part:
     hyper: ClassVar[type[Options]] = Options # its hyper-parameters
     tried: ClassVar[dict[str, list]] = {} # the values that its paper tried
     network: ClassVar[dict] = {} # options of the network that it sets
+    optimizer: ClassVar[str] = "" # the one that it is for; "": any
     per_weight: ClassVar[bool] = False # must the optimizer count steps by weight?
     steady: ClassVar[bool] = False # the same operations in every step?
     elementwise: ClassVar[bool] = False # is its gradient, and without random draws?
