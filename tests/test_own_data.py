@@ -10,6 +10,8 @@ from processes import l2init
 from torch.nn import functional as F
 
 from l2init.cohorts import Cohort
+from l2init.data import load_dataset
+from l2init.internals.core import InputError
 from l2init.methods import grid
 from l2init.streams import stream
 from l2init.training import train
@@ -132,3 +134,17 @@ def test_a_plain_loop_learns_the_same(tmp_path, kind, network):
     start = cohort.theta.clone()
     train(cohort, s, progress=False)
     assert torch.allclose(cohort.network.stack([model])[0], cohort.theta[0], atol=1e-5) and not torch.allclose(start, cohort.theta)
+
+
+def test_what_hugging_face_has_saved(tmp_path):
+    hf, random = pytest.importorskip("datasets"), np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (12, 9, 7, 3), dtype=np.uint8), [0, 1] * 6
+    features = hf.Features(dict(image=hf.Image(), label=hf.ClassLabel(names=["a", "b"])))
+    saved = hf.Dataset.from_dict(dict(image=[Image.fromarray(i) for i in images], label=labels), features=features)
+    saved.save_to_disk(tmp_path / "one")
+    hf.DatasetDict(train=saved, test=saved.select(range(4))).save_to_disk(tmp_path / "two")
+    one, two = (load_dataset(name, tmp_path) for name in ("./one@4x5", "./two"))
+    assert one.images.shape == (10, 3, 4, 5) and len(one.test_images) == 2
+    assert np.array_equal(two.images.permute(0, 2, 3, 1), images) and two.labels.tolist() == labels and two.test_labels.tolist() == labels[:4]
+    hf.Dataset.from_dict(dict(x=[1, 2], label=[0, 1])).save_to_disk(tmp_path / "bad")
+    with pytest.raises(InputError, match="one of images and one of class labels"): load_dataset("./bad", tmp_path)
