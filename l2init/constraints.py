@@ -233,7 +233,7 @@ def matrices(layer:Layer, weight:Tensor)->Tensor: # [K, …, out, in]
 @constraints.register("fire")
 class FIRE(AtBoundary):
     "Before each task, the singular values of the weights are made more equal."
-    title, source = "FIRE", "FIRE 2026"
+    title, source = "FIRE", "Han et al. 2026"
     formula = "W ← √(out / in) · ten steps of Newton and Schulz, at a boundary"
 
     def prepare(self, task):

@@ -13,8 +13,7 @@ from l2init.training import train
 
 KEPT = Path(__file__).with_name("trajectories.json")
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[3], kernels=[5], hidden=[8]))
-CASES = [f"{name} {network} {optimizer}" for name, method in methods.items() for network in NETWORKS for optimizer in ("adam", "sgd")
-         if all(part.optimizer in ("", optimizer) for part in method.parts)]
+CASES = [f"{method} {network} {optimizer}" for method in methods for network in NETWORKS for optimizer in ("adam", "sgd") if methods[method].suits(optimizer)]
 
 
 def end_of(case):
