@@ -132,7 +132,7 @@ def test_the_bibliography_has_the_paper_of_every_method_and_stream():
     works = bibliography()
     assert all(re.sub(r"[ -]", "", work) == key for key, work in works.items()) # a key is the first author and the year
     sources = {m.source for n, m in methods.items() if n != "plain"} | {s.source for s in streams.values()}
-    named = {name + year for s in sources for name, year in re.findall(r"([A-Z]\w+)(?: et al\.| and [A-Z]\w+) (\d{4})", s)}
+    named = {name.replace("-", "") + year for s in sources for name, year in re.findall(r"([A-Z][\w-]+)(?: et al\.| and [A-Z]\w+) (\d{4})", s)}
     assert len(named) > 5 and named <= set(works)
 
 
