@@ -73,7 +73,7 @@ class Seen(Place):
                  + torch.arange(self.each) * self.stride)
         return x.index_select(1, index.flatten().to(t.device)).unflatten(1, index.shape).flatten(2)
 
-# %% ../nbs/03_units.ipynb #015bcd86
+# %% ../nbs/03_units.ipynb #e51d5240
 @dataclass(frozen=True)
 class Group:
     "Hidden units of a module: what makes them, what listens to them, where they are seen."
@@ -87,22 +87,25 @@ class Group:
     fans: tuple[tuple[int, int], ...] # of each producer, into a unit and out of its module
     convolutions: tuple[bool, ...] = () # are the consumers convolutions?
 
-    def rows(self, params:dict)->list[Tensor]:
-        "The incoming weights of the units: views [K, units, …]."
-        return self._views(params, self.producers, "weight")
-
-    def columns(self, params:dict)->list[Tensor]:
-        "The outgoing weights of the units: views [K, units, …]."
-        return self._views(params, self.consumers, "weight")
-
-    def biases(self, params:dict)->list[Tensor]:
-        "The biases of the units, where there are any: views [K, units]."
-        return [replace(p, dim=0).view(params[p.module]["bias"], self.units)
-                for p in self.producers if "bias" in params.get(p.module, {})]
-
     def _views(self, params, places, name):
         return [p.view(params[p.module][name], self.units)
                 for p in places if name in params.get(p.module, {})]
+
+# %% ../nbs/03_units.ipynb #5dbf15b4
+@patch
+def rows(self:Group, params:dict)->list[Tensor]:
+    "The incoming weights of the units: views [K, units, …]."
+    return self._views(params, self.producers, "weight")
+
+@patch
+def columns(self:Group, params:dict)->list[Tensor]:
+    "The outgoing weights of the units: views [K, units, …]."
+    return self._views(params, self.consumers, "weight")
+
+@patch
+def biases(self:Group, params:dict)->list[Tensor]:
+    "The biases of the units, where there are any: views [K, units, …]."
+    return self._views(params, [replace(p, dim=0) for p in self.producers], "bias")
 
 # %% ../nbs/03_units.ipynb #6b566f57
 AT_THE_START = dict(weight=1., bias=0., running_mean=0., running_var=1.) # of a norm
@@ -323,7 +326,7 @@ def _group(model, calls, producers, consumers, normalizers, n):
                  _where_seen(model, calls, producers, read, n), read, tuple(_fans(m) for m in of),
                  tuple(not isinstance(model.get_submodule(p.module), nn.Linear) for p in consumers))
 
-# %% ../nbs/03_units.ipynb #f32551f5
+# %% ../nbs/03_units.ipynb #7ee1d7d4
 def _leaves(output): # the tensors that a model gives, of floating-point numbers
     return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
 
@@ -334,7 +337,8 @@ def _coupled(model, example):
         def get_out_channels(self, layer): return layer.normalized_shape[0] # of images, too
         get_in_channels = get_out_channels
     graph = torch_pruning.DependencyGraph()
-    graph.build_dependency(model, example, forward_fn=call, verbose=False, customized_pruners={nn.LayerNorm: Channels()},
+    graph.build_dependency(model, example, forward_fn=call, verbose=False,
+                           customized_pruners={nn.LayerNorm: Channels()},
                            output_transform=lambda out: [t for t in _leaves(out) if t.grad_fn is not None])
     for group in graph.get_all_groups():
         ops, items = [], []
@@ -445,10 +449,11 @@ def units(model:nn.Module,
     if unclear: raise _not_understood(unclear)
     return ModuleUnits(groups, left_out)
 
-# %% ../nbs/03_units.ipynb #b83aa0ac
+# %% ../nbs/03_units.ipynb #d2229b57
 def _check_skip(skip, groups, left_out):
     for s in skip:
-        if not any(_under(n, [s]) for n in left_out): raise unknown("group of units", s, [*(g.name for g in groups), *left_out])
+        if any(_under(n, [s]) for n in left_out): continue
+        raise unknown("group of units", s, [*(g.name for g in groups), *left_out])
 
 def _not_understood(unclear):
     why = "; ".join(f"{name!r}: {reason}" for name, reason in unclear.items())
@@ -525,15 +530,17 @@ def by_hand(model:nn.Module,
     if _holds(model, example, [group]): return group
     raise InputError(f"by_hand: these are not all rows and columns of the units of {group.name!r}, or not only theirs.")
 
-# %% ../nbs/03_units.ipynb #e88b95c5
+# %% ../nbs/03_units.ipynb #589ac488
 def _said(model, kind, name, index, n): # a place, and how many units it has
     known = dict(model.named_modules())
     if name not in known: raise unknown("module", name, known)
     dim = 0 if kind == "norms" else _along(known[name], kind == "rows")
-    if dim is None: raise InputError(f"by_hand: {kind} of {name!r} ({type(known[name]).__name__}) cannot be told apart.")
+    if dim is None:
+        raise InputError(f"by_hand: {kind} of {name!r} ({type(known[name]).__name__}) cannot be told apart.")
     size = known[name].weight.shape[dim]
     if index is None:
-        if size % (n or size): raise InputError(f"by_hand: {name!r} has {size} {kind}, which {n} units cannot share alike.")
+        if size % (n or size):
+            raise InputError(f"by_hand: {name!r} has {size} {kind}, which {n} units cannot share alike.")
         index = torch.arange(size).view(n or size, -1)
     index = torch.as_tensor(index)
     place = _place(name, dim, index.view(len(index), -1))
