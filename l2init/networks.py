@@ -712,8 +712,9 @@ def per_target(self:HiddenLayer, which:int, w:Tensor)->Tensor: # of `columns`, [
 # %% ../nbs/02_networks.ipynb #7998a4b2
 def _only(h, which, views):
     if len(views) == 1: return views[0]
-    raise InputError(f"The units of {getattr(h, 'name', 'a layer')!r} have their {which} weights "
-                     f"in {len(views)} places: use rows and columns, which give all of them.")
+    name = getattr(h, "name", "a layer")
+    raise InputError(f"The units of {name!r} have their {which} weights in {len(views)} places: "
+                     "use rows and columns, which give all of them.")
 
 # %% ../nbs/02_networks.ipynb #f4605b00
 def incoming(params:list[dict], h:HiddenLayer)->Tensor:

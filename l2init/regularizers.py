@@ -352,6 +352,18 @@ def forward(self:Regularizer,
     return (strength * torch.stack([t.to(terms[0].device) for t in terms]).sum()
             if terms else torch.zeros(()))
 
+# %% ../nbs/05_regularizers.ipynb #f90b4242
+def _before_update(args, kwargs, act): # the arguments of an optimizer's step
+    "Call `act` between an optimizer's closure and its update. Returns the step's new arguments, as a hook does."
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if not callable(closure): return act()
+    def then_act():
+        loss = closure()
+        act()
+        return loss
+    return (((args[0], then_act, *args[2:]), kwargs) if len(args) > 1
+            else (args, kwargs | dict(closure=then_act)))
+
 # %% ../nbs/05_regularizers.ipynb #3bb48bb7
 class _Pull:
     "The handle of `attach`: pulls once in each step of the optimizer, until `remove()`."
@@ -361,14 +373,7 @@ class _Pull:
                       optimizer.register_step_post_hook(self._after))
 
     def _before(self, optimizer, args, kwargs):
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if not callable(closure): return self._pull(optimizer)
-        def then_pull():
-            loss = closure()
-            self._pull(optimizer)
-            return loss
-        return (((args[0], then_pull, *args[2:]), kwargs) if len(args) > 1
-                else (args, kwargs | dict(closure=then_pull)))
+        return _before_update(args, kwargs, lambda: self._pull(optimizer))
 
     def _pull(self, optimizer):
         if not self.done: self.regularizer._pull(optimizer)

@@ -1,0 +1,194 @@
+"""Methods in a loop of one's own: equal to a cohort of one, on networks of several families, with the optimizers and tools that people use."""
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import hyper_of
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.vision_transformer import VisionTransformer
+
+from l2init.cohorts import Cohort
+from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in
+from l2init.methods import grid
+from l2init.units import reading, tensors_of, units
+
+NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
+HYPER = dict(redo=dict(period=20, threshold=.4), continual_backprop=dict(replacement_rate=.02, maturity=10), shrink_perturb=dict(shrink=1e-3, noise=1e-3),
+             l2_init=dict(strength=.1), l2_init_resampled=dict(strength=.1), l2=dict(strength=.1))
+
+
+def batches(n, shape=(1, 8, 8)):
+    g = torch.Generator().manual_seed(0)
+    return [(torch.randn(16, *shape, generator=g, dtype=torch.float64), torch.randint(3, (16,), generator=g)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("method", HYPER)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("optimizer", ("sgd", "adam"))
+def test_equals_a_cohort_of_one(method, name, optimizer):
+    if (method, optimizer) == ("continual_backprop", "adam"): pytest.skip("torch's Adam counts steps by parameter, a cohort's by weight")
+    learners = grid(method, [5], [1e-2], **{n: [v] for n, v in HYPER[method].items()})
+    cohort = Cohort(learners, (1, 8, 8), 3, method, optimizer, name.replace("normed", "mlp"), dtype=torch.float64, **NETWORKS[name])
+    start, model = cohort.theta.clone(), cohort.module(0)
+    opt = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam)[optimizer](model.parameters(), lr=1e-2)
+    data = batches(200)
+    handle = drop_in(method, model, opt, example=data[0][0], seed=5, **HYPER[method])
+    for x, y in data:
+        opt.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+        cohort.step(x[None], y[None])
+    mine = cohort.network.stack([model])
+    assert torch.allclose(mine, cohort.theta, rtol=0, atol=1e-6), (mine - cohort.theta).abs().max()
+    plain = Cohort(grid("plain", [5], [1e-2]), (1, 8, 8), 3, "plain", optimizer, name.replace("normed", "mlp"), dtype=torch.float64, **NETWORKS[name])
+    assert torch.equal(plain.theta, start)
+    for x, y in data: plain.step(x[None], y[None])
+    assert not torch.allclose(mine, plain.theta, rtol=0, atol=1e-3) # the method has done something
+    handle.remove()
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.up, self.down, self.last = nn.Linear(12, 8), nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        x = F.relu(x + self.down(F.relu(self.up(x))))
+        return self.last(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 8), nn.Linear(8, 3)
+        self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    def forward(self, x): return self.head(self.body(self.embed(x)).mean(1))
+
+
+def vgg():
+    conv = lambda a, b: [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+    return nn.Sequential(*conv(3, 8), nn.MaxPool2d(2), *conv(8, 8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def vit():
+    model = VisionTransformer(image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+FAMILIES = dict(residual=(Residual, (12,)), vgg=(vgg, (3, 16, 16)), resnet18=(lambda: resnet18(num_classes=3), (3, 32, 32)), vit=(vit, (3, 16, 16)), encoder=(Encoder, (5, 12)))
+
+
+def killed(group, params):
+    "Make a third of the units truly dead: nothing arrives at those that listen to them."
+    dead = torch.arange(0, group.units, 3)
+    for t in (*group.rows(params), *group.biases(params), *(t for t, _ in group.norms(params))): t[:, dead] = 0
+    return dead
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dead_units_are_renewed_and_the_function_stays(family):
+    torch.manual_seed(0)
+    make, shape = FAMILIES[family]
+    model, x = make().double(), torch.randn(16, *shape, dtype=torch.float64)
+    opt = torch.optim.AdamW(model.parameters(), lr=0., weight_decay=0.)
+    F.cross_entropy(model(x), torch.randint(3, (16,))).backward()
+    found = units(model, x)
+    handle = ReDo(model, opt, units=found, period=2, threshold=0.)
+    with torch.no_grad(): dead = [killed(g, tensors_of(model)) for g in found]
+    for m in model.modules(): # so that training mode does not change what the norms know
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.momentum = 0.
+    eval_ = lambda: copy.deepcopy(model).eval()(x).detach()
+    model(x); opt.step(); before = eval_(); model(x); opt.step() # the second step is due
+    assert torch.allclose(eval_(), before, rtol=0, atol=1e-9)
+    with reading(model.eval(), found) as saved, torch.no_grad(): model(x)
+    for g, d in zip(found, dead):
+        alive = (g.activations(saved)[0, d] != 0).any(1)
+        assert alive.float().mean() > .6 # a new unit can be silent on 16 examples by chance
+        for moments in handle.stack.moments: # exactly these are forgotten
+            for t in (*g.rows(moments), *g.columns(moments)): assert (t[:, d] == 0).all()
+    first = found.groups[-1].columns(handle.stack.moments[0])[0]
+    kept = [u for u in range(found.groups[-1].units) if u % 3]
+    assert (first[:, kept] != 0).any()
+
+
+def fit(model, opt, data, handle=None, scaler=None, closure=False, start=0):
+    for x, y in data[start:]:
+        def loss():
+            opt.zero_grad()
+            l = F.cross_entropy(model(x), y)
+            (scaler.scale(l) if scaler else l).backward()
+            return l
+        if closure: opt.step(loss)
+        elif scaler: loss(); scaler.step(opt); scaler.update()
+        else: loss(); opt.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def made(seed=0, opt=torch.optim.Adam, method="continual_backprop", **options):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    o = opt(model.parameters(), lr=.01, **options)
+    return model, o, drop_in(method, model, o, example=torch.zeros(2, 64).double() + torch.randn(2, 64).double(), **HYPER[method])
+
+
+OPTIMIZERS = {"adam": (torch.optim.Adam, {}), "foreach": (torch.optim.AdamW, dict(foreach=True)), "fused": (torch.optim.AdamW, dict(fused=True)), "momentum": (torch.optim.SGD, dict(momentum=.9))}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb"))
+def test_resumes_bit_for_bit(method, optimizer):
+    data, (cls, options) = batches(60), OPTIMIZERS[optimizer]
+    whole = fit(*made(opt=cls, method=method, **options)[:2], data)
+    model, opt, handle = made(opt=cls, method=method, **options)
+    fit(model, opt, data[:27])
+    kept = copy.deepcopy((model.state_dict(), opt.state_dict(), handle.state_dict()))
+    model, opt, handle = made(seed=1, opt=cls, method=method, **options)
+    for it, state in zip((model, opt, handle), kept): it.load_state_dict(state)
+    assert torch.equal(fit(model, opt, data, start=27), whole)
+    free, o, handle = made(opt=cls, method=method, **options)
+    handle.remove()
+    assert not torch.equal(fit(free, o, data), whole) and not o._optimizer_step_pre_hooks
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in free.modules())
+
+
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb", "l2_init"))
+def test_a_closure_and_compiling_change_nothing(method):
+    data = batches(40)
+    m, o, _ = made(method=method)
+    whole = fit(m, o, data)
+    m, o, _ = made(method=method)
+    assert torch.equal(fit(m, o, data, closure=True), whole)
+    m, o, _ = made(method=method)
+    fit(torch.compile(m, backend="eager"), o, data)
+    assert torch.allclose(torch.cat([p.detach().flatten() for p in m.parameters()]), whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("fused", (False, True))
+def test_a_step_that_is_skipped_is_no_step(fused):
+    data = batches(30)
+    whole = fit(*made(opt=torch.optim.AdamW, fused=fused)[:2], data)
+    model, opt, handle = made(opt=torch.optim.AdamW, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.**10)
+    bad = [(torch.full_like(data[0][0], 1e308) * 10, data[0][1])]
+    fit(model, opt, data[:10], scaler=scaler)
+    before = handle.steps
+    fit(model, opt, bad, scaler=scaler)
+    assert handle.steps == before == 10
+    assert torch.allclose(fit(model, opt, data, scaler=scaler, start=10), whole, rtol=0, atol=1e-6)
+
+
+def test_frozen_layers_stay():
+    model, x = vgg(), torch.randn(8, 3, 16, 16)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    opt = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=.1)
+    handles = ReDo(model, opt, example=x, period=1, threshold=.5), ShrinkPerturb(model, opt, shrink=.1, noise=.1), ContinualBackprop(model, opt, example=x, replacement_rate=.5, maturity=0)
+    assert list(handles[0].stack.network.found.left_out) == ["0"]
+    for _ in range(3):
+        opt.zero_grad()
+        model(x).square().mean().backward()
+        opt.step()
+    assert torch.equal(model[0].weight, before)
