@@ -41,8 +41,8 @@ class Cohort:
         options = {**network_options, **self.method.network}
         self.network, self.steps = network(network_name, shape, classes, **options), 0
         self._place(device, dtype)
-        own = [o for p in self.method.parts
-               for o in p.optimizer_options(optimizer_name, self.hyper).items()]
+        own = [o for p, its in zip(self.method.parts, self._values())
+               for o in p.optimizer_options(optimizer_name, its).items()]
         self.optimizer = optimizer(optimizer_name, **{**optimizer_options, **dict(own)})
         per_weight = any(p.per_weight for p in self.method.parts)
         self.state = self.optimizer.state(self.theta, per_weight)
@@ -72,9 +72,12 @@ def _connect(self:Cohort):
     self._views()
     stack = Stack(self.network, self.theta, self.state, self.learner_seeds,
                   self.theta0, self.row, self.buffers)
-    self.parts = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
-                  for p in self.method.parts]
+    self.parts = [p(stack, its) for p, its in zip(self.method.parts, self._values())]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
+
+@patch
+def _values(self:Cohort): # of each part, the hyper-parameters by its own names
+    return [{n: self.hyper[c] for n, c in its.items()} for its in self.method.columns]
 
 @patch
 def _views(self:Cohort):

@@ -72,8 +72,9 @@ def load(runs:list[Run], # those that are done are read
 # %% ../nbs/15_results.ipynb #cccc3cc2
 def hyper_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that are hyper-parameters."
-    names = ["learning_rate",
-             *dict.fromkeys(n for m in methods.values() for n in m.hyper.model_fields)]
+    shown = [methods[m] for m in frame.method.unique()] if "method" in frame else []
+    names = ["learning_rate", *dict.fromkeys(n for m in [*methods.values(), *shown]
+                                             for n in m.hyper.model_fields)]
     return [n for n in names if n in frame]
 
 # %% ../nbs/15_results.ipynb #2f2776f7
@@ -105,10 +106,13 @@ def label(frame:pd.DataFrame)->pd.Series:
         return None if h == "learning_rate" else methods[method].hyper.model_fields[h].get_default()
     def shown(row, h):
         return pd.notna(row[h]) and (h in varying or h != "learning_rate" and row[h] != default(row.method, h))
+    def symbol(h):
+        *of, name = h.split(".")
+        return ".".join([*of, SYMBOLS.get(name, name)])
     def text(value): return value if isinstance(value, str) else f"{value:g}"
     def one(row):
         return " ".join([methods[row.method].title,
-                         *(f"{SYMBOLS.get(h, h)}={text(row[h])}"
+                         *(f"{symbol(h)}={text(row[h])}"
                            for h in varying + [c for c in columns if c not in varying] if shown(row, h))])
     unique = frame[["method", *columns]].drop_duplicates()
     return (frame[["method", *columns]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left")
