@@ -35,7 +35,9 @@ AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)",
             srank="srank (of features)", effective_rank="effective rank",
             stable_rank="stable rank", fresh_accuracy="online accuracy, fresh network",
             plasticity_lost="plasticity lost\n(fresh − continual)",
-            next_accuracy="accuracy one task later", final_accuracy="accuracy at the end")
+            next_accuracy="accuracy one task later", final_accuracy="accuracy at the end",
+            sample_plasticity="sample plasticity", readiness="optimization readiness",
+            grama_share="units with hardly any gradient (share)", kernel_rank="rank of the tangent kernel")
 
 # %% ../nbs/16_plots.ipynb #549d60da
 COLORS = dict(plain=(.4, .4, .4),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'SYMBOLS', 'varying', 'shown', 'load', 'hyper_columns', 'run_columns', 'configuration_columns', 'label',
-           'by_method', 'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost',
-           'keep', 'kept']
+           'by_method', 'interval', 'per_learner', 'last_tenth', 'summary', 'differences', 'backward_transfer',
+           'plasticity_lost', 'keep', 'kept']
 
 # %% ../nbs/15_results.ipynb #48d0d2a0
 import json
@@ -155,17 +155,27 @@ def per_learner(frame:pd.DataFrame, metric:str="online_accuracy")->pd.DataFrame:
     return (frame[frame.counts].groupby(keys, dropna=False, sort=False)
             .agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index())
 
+# %% ../nbs/15_results.ipynb #6fb8341d
+def last_tenth(frame:pd.DataFrame)->pd.DataFrame:
+    "The rows of the last tenth, rounded up, of each learner's tasks that count."
+    counted = frame[frame.counts]
+    tasks = counted.groupby([*configuration_columns(frame), "seed"], dropna=False, sort=False).task
+    return counted[tasks.rank(ascending=False) <= -(-tasks.transform("size") // 10)]
+
 # %% ../nbs/15_results.ipynb #edf5ac1c
 def summary(frame:pd.DataFrame, # as from `load`
            )->pd.DataFrame: # a row per configuration; diverged is a number of learners
     """Total average online accuracy of each configuration, with its 95 % interval over
-    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, diverged."""
-    rows, keys = [], configuration_columns(frame)
-    for key, g in per_learner(frame).groupby(keys, dropna=False, sort=False):
+    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, last_tenth (the mean over the
+    last tenth of the tasks), diverged."""
+    rows, keys, frame = [], configuration_columns(frame), frame.reset_index(drop=True)
+    late = frame.assign(late=last_tenth(frame).online_accuracy) # nan before
+    values = per_learner(frame).assign(late=per_learner(late, "late").value)
+    for key, g in values.groupby(keys, dropna=False, sort=False):
         low, high = interval(g.value)
         rows.append(dict(zip(keys, key), seeds=len(g), online_accuracy=g.value.mean(),
                          ci_low=low, ci_high=high, iqm=stats.trim_mean(g.value, .25),
-                         diverged=int(g.diverged.sum())))
+                         last_tenth=g.late.mean(), diverged=int(g.diverged.sum())))
     return pd.DataFrame(rows)
 
 # %% ../nbs/15_results.ipynb #65178e1a
