@@ -337,6 +337,7 @@ def methods():
         if m.parts: print(f"    parts: {', '.join(p.__name__ for p in m.parts)}")
         for n, f in m.hyper.model_fields.items():
             print(f"    {described_option(m, n, f)}")
+    print('Several together, acting in this order: name = "l2_init + layer_norm".')
 
 # %% ../nbs/17_cli.ipynb #652dae3f
 def described_option(method, name:str, field)->str:

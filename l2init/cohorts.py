@@ -42,8 +42,8 @@ class Cohort:
         options = {**network_options, **self.method.network}
         self.network, self.steps = network(network_name, shape, classes, **options), 0
         self._place(device, dtype)
-        own = [o for p in self.method.parts
-               for o in p.optimizer_options(optimizer_name, self.hyper).items()]
+        own = [o for p, its in zip(self.method.parts, self._values())
+               for o in p.optimizer_options(optimizer_name, its).items()]
         self.optimizer = optimizer(optimizer_name, **{**optimizer_options, **dict(own)})
         self._connect()
 
@@ -73,10 +73,13 @@ def _connect(self:Cohort):
                   self.theta0, self.row, self._lr, self.buffers)
     per_weight = any(p.per_weight for p in self.method.parts)
     self.descent = Descent(stack, self.optimizer, per_weight)
-    own = [p(stack, {n: self.hyper[n] for n in p.hyper.model_fields})
-           for p in self.method.parts]
+    own = [p(stack, its) for p, its in zip(self.method.parts, self._values())]
     self.parts = [self.descent, *own]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
+
+@patch
+def _values(self:Cohort): # of each part, the hyper-parameters by its own names
+    return [{n: self.hyper[c] for n, c in its.items()} for its in self.method.columns]
 
 @patch
 def _views(self:Cohort):

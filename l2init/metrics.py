@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['weight_magnitude', 'distance_from_init', 'dead_share', 'dormant_share', 'singular_values', 'srank', 'stable_rank',
-           'effective_rank']
+           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share']
 
 # %% ../nbs/11_metrics.ipynb #7e8e4ce6
 import torch
@@ -78,3 +78,27 @@ def effective_rank(singular:Tensor)->Tensor: # [K, F] -> [K]
     total = singular.sum(1, keepdim=True)
     p = singular / total
     return torch.where(total[:, 0] == 0, 0, torch.special.entr(p).sum(1).exp())
+
+# %% ../nbs/11_metrics.ipynb #7696fa87
+def sample_plasticity(before:Tensor, # losses, of any shape
+                      after:Tensor, # of the same examples, after a step
+                      eps:float=1e-8,
+                     )->Tensor: # in 0 … 1
+    "The share of the loss that a step has removed (Elsayed and Mahmood 2024)."
+    return (1 - after / before.clamp(min=eps)).clamp(min=0)
+
+# %% ../nbs/11_metrics.ipynb #d584606a
+def readiness(gradients:Tensor, # [K, batches, P]
+             )->tuple[Tensor, Tensor]: # [K] twice
+    "The squared norm of the mean gradient, and its share of the gradients' mean squared norm."
+    square = gradients.mean(1).square().sum(1)
+    return square, square / gradients.square().sum(2).mean(1)
+
+# %% ../nbs/11_metrics.ipynb #cdc11d41
+def grama_share(gradients:list[Tensor], # of each hidden layer's incoming weights, [K, units, …]
+                threshold:float=.01,
+               )->Tensor: # [K]; nan for a learner that has diverged
+    "The share of units whose mean |gradient| is at most `threshold` times their layer's."
+    sizes = [g.abs().flatten(2).mean(2) for g in gradients]
+    stuck = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
+    return _finite_only(torch.cat(stuck, 1).float().mean(1), gradients)

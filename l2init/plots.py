@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .methods import methods
+from .methods import methods, place
 from .internals.core import InputError, unknown
 from .results import configuration_columns, label, per_learner, run_columns, summary
 from .streams import streams
@@ -35,7 +35,9 @@ AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)",
             srank="srank (of features)", effective_rank="effective rank",
             stable_rank="stable rank", fresh_accuracy="online accuracy, fresh network",
             plasticity_lost="plasticity lost\n(fresh − continual)",
-            next_accuracy="accuracy one task later", final_accuracy="accuracy at the end")
+            next_accuracy="accuracy one task later", final_accuracy="accuracy at the end",
+            sample_plasticity="sample plasticity", readiness="optimization readiness",
+            grama_share="units with hardly any gradient (share)", kernel_rank="rank of the tangent kernel")
 
 # %% ../nbs/16_plots.ipynb #549d60da
 COLORS = dict(plain=(.4, .4, .4),
@@ -49,7 +51,7 @@ def method_color(method:str)->tuple:
     """The colour of a method, the same in every figure; one that has none of its own gets
     one by its place in the registry."""
     return (COLORS.get(method)
-            or sns.color_palette("dark")[list(methods).index(method) % 10])
+            or sns.color_palette("dark")[sum(place(method)) % 10])
 
 # %% ../nbs/16_plots.ipynb #4ed0f556
 def palette(frame:pd.DataFrame)->dict: # label -> colour
@@ -92,7 +94,7 @@ def draw_example(ax:Axes, example)->None: # a tensor: an image [C, H, W] as byte
 # %% ../nbs/16_plots.ipynb #28374726
 def _ordered(frame):
     "With its label, in the order of the methods' registry, and with streams named for figures."
-    order = frame.method.map(list(methods).index)
+    order = frame.method.map(place)
     details = [c for c in run_columns(frame) if c not in ("stream", "method")]
     # a number alone says nothing
     named = lambda column: (column if pd.api.types.is_string_dtype(column)

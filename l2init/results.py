@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'SYMBOLS', 'varying', 'shown', 'load', 'hyper_columns', 'run_columns', 'configuration_columns', 'label',
-           'by_method', 'interval', 'per_learner', 'summary', 'differences', 'backward_transfer', 'plasticity_lost',
-           'keep', 'kept']
+           'by_method', 'interval', 'per_learner', 'last_tenth', 'summary', 'differences', 'backward_transfer',
+           'plasticity_lost', 'keep', 'kept']
 
 # %% ../nbs/15_results.ipynb #48d0d2a0
 import json
@@ -72,8 +72,9 @@ def load(runs:list[Run], # those that are done are read
 # %% ../nbs/15_results.ipynb #cccc3cc2
 def hyper_columns(frame:pd.DataFrame)->list[str]:
     "The columns of `frame` that are hyper-parameters."
-    names = ["learning_rate",
-             *dict.fromkeys(n for m in methods.values() for n in m.hyper.model_fields)]
+    shown = [methods[m] for m in frame.method.unique()] if "method" in frame else []
+    names = ["learning_rate", *dict.fromkeys(n for m in [*methods.values(), *shown]
+                                             for n in m.hyper.model_fields)]
     return [n for n in names if n in frame]
 
 # %% ../nbs/15_results.ipynb #2f2776f7
@@ -105,10 +106,13 @@ def label(frame:pd.DataFrame)->pd.Series:
         return None if h == "learning_rate" else methods[method].hyper.model_fields[h].get_default()
     def shown(row, h):
         return pd.notna(row[h]) and (h in varying or h != "learning_rate" and row[h] != default(row.method, h))
+    def symbol(h):
+        *of, name = h.split(".")
+        return ".".join([*of, SYMBOLS.get(name, name)])
     def text(value): return value if isinstance(value, str) else f"{value:g}"
     def one(row):
         return " ".join([methods[row.method].title,
-                         *(f"{SYMBOLS.get(h, h)}={text(row[h])}"
+                         *(f"{symbol(h)}={text(row[h])}"
                            for h in varying + [c for c in columns if c not in varying] if shown(row, h))])
     unique = frame[["method", *columns]].drop_duplicates()
     return (frame[["method", *columns]].merge(unique.assign(label=unique.apply(one, axis=1)), how="left")
@@ -151,17 +155,27 @@ def per_learner(frame:pd.DataFrame, metric:str="online_accuracy")->pd.DataFrame:
     return (frame[frame.counts].groupby(keys, dropna=False, sort=False)
             .agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index())
 
+# %% ../nbs/15_results.ipynb #6fb8341d
+def last_tenth(frame:pd.DataFrame)->pd.DataFrame:
+    "The rows of the last tenth, rounded up, of each learner's tasks that count."
+    counted = frame[frame.counts]
+    tasks = counted.groupby([*configuration_columns(frame), "seed"], dropna=False, sort=False).task
+    return counted[tasks.rank(ascending=False) <= -(-tasks.transform("size") // 10)]
+
 # %% ../nbs/15_results.ipynb #edf5ac1c
 def summary(frame:pd.DataFrame, # as from `load`
            )->pd.DataFrame: # a row per configuration; diverged is a number of learners
     """Total average online accuracy of each configuration, with its 95 % interval over
-    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, diverged."""
-    rows, keys = [], configuration_columns(frame)
-    for key, g in per_learner(frame).groupby(keys, dropna=False, sort=False):
+    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, last_tenth (the mean over the
+    last tenth of the tasks), diverged."""
+    rows, keys, frame = [], configuration_columns(frame), frame.reset_index(drop=True)
+    late = frame.assign(late=last_tenth(frame).online_accuracy) # nan before
+    values = per_learner(frame).assign(late=per_learner(late, "late").value)
+    for key, g in values.groupby(keys, dropna=False, sort=False):
         low, high = interval(g.value)
         rows.append(dict(zip(keys, key), seeds=len(g), online_accuracy=g.value.mean(),
                          ci_low=low, ci_high=high, iqm=stats.trim_mean(g.value, .25),
-                         diverged=int(g.diverged.sum())))
+                         last_tenth=g.late.mean(), diverged=int(g.diverged.sum())))
     return pd.DataFrame(rows)
 
 # %% ../nbs/15_results.ipynb #65178e1a

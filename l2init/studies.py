@@ -27,7 +27,7 @@ import l2init
 from .internals.core import InputError, Options, checked, moved, short, unknown
 from .data import own_path
 from .internals.runs import Run, digest_or_kept, load_plugins, study_name
-from .methods import Seed, grid, methods
+from .methods import Seed, grid, methods, spelled
 from .networks import networks
 from .optimizers import optimizers
 from .streams import Stream, streams
@@ -256,7 +256,7 @@ def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
     full = lambda kind, where, options: checked(kind, where, options).model_dump()
     stream_options = full(streams[s.name], f"stream {s.name}", {**stream_code, **s.options})
     return {**stream_options,
-            "method": m.name,
+            "method": spelled(m.name),
             "hyper": {**methods[m.name].defaults, **hyper_code, **m.options},
             "optimizer": o.name,
             "optimizer_options": full(optimizers[o.name], f"optimizer {o.name}", further),

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from .cohorts import Cohort
 from .internals.core import InputError, Options, checked, write, write_text
 from .internals.engines import ENGINES, Engine, engine
-from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, singular_values, srank,
+from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, grama_share, readiness,
+                            sample_plasticity, singular_values, srank,
                             stable_rank, weight_magnitude)
 from .networks import cross_entropy
 from .streams import Stream, Task
@@ -37,6 +38,10 @@ class Probes(Options):
     dormant: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .025 # τ of dormancy
     fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # tasks per fresh network; 0: none
     forgetting: bool = False # look back: at the task before; at the stream's end, at all
+    plasticity: Annotated[int, Field(ge=0, le=10**6)] = 0 # trial steps for sample plasticity; 0: none
+    readiness: Annotated[int, Field(ge=0, le=10**6)] = 0 # mini-batches for optimization readiness; 0: none
+    grama: bool = False # share of units with hardly any gradient
+    kernel: Annotated[int, Field(ge=0, le=1000)] = 0 # examples for the tangent kernel's rank; 0: none
     in_code = dict(examples_of="next", srank="below")
 
 # %% ../nbs/13_training.ipynb #82cc53e6
@@ -80,13 +85,13 @@ def probe(self:Cohort,
     found = []
     for theta, theta0, params, xs, ys in self._portions(x, y, portion):
         logits, features, units = self.network.activations(params, xs)
-        gradient = self._gradient_norm(params, xs[:, :1000], ys[:, :1000])
+        grad = self._gradient(params, xs[:, :1000], ys[:, :1000])
         values = dict(end_accuracy=_right(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
-                      gradient_norm=gradient)
+                      gradient_norm=grad.norm(dim=1))
         if features is not None: values |= _of_features(features, units, options)
-        found.append(values)
+        found.append(values | self._newer(params, xs, ys, grad, options))
     return {name: torch.cat([f[name] for f in found]) for name in found[0]}
 
 # %% ../nbs/13_training.ipynb #daea040f
@@ -101,12 +106,80 @@ def _of_features(features, units, options):
 
 # %% ../nbs/13_training.ipynb #294e0a9f
 @patch
-def _gradient_norm(self:Cohort, params, x, y):
-    "The norm of the gradient of the mean cross-entropy, [K]."
+def _gradient(self:Cohort, params, x, y):
+    "The gradient of the mean cross-entropy, [K, P]."
     grad = self.theta.new_zeros(len(x), self.network.size)
     logits, saved = self.network.forward(params, x)
     self.network.backward(params, self.network.views(grad), saved, cross_entropy(logits, y)[2])
-    return grad.norm(dim=1)
+    return grad
+
+# %% ../nbs/13_training.ipynb #bbe94312
+@patch
+def _newer(self:Cohort, params, x, y, grad, options):
+    "Those that were asked for."
+    values = {}
+    if options.readiness:
+        batches = min(options.readiness, x.shape[1])
+        size = x.shape[1] // batches
+        each = [self._gradient(params, x[:, i:i + size], y[:, i:i + size])
+                for i in range(0, size * batches, size)]
+        square, share = readiness(torch.stack(each, 1))
+        values |= dict(mean_gradient_square=square, readiness=share)
+    if options.grama:
+        weights = [g["weight"] for g, l in zip(self.network.views(grad), self.network.layers)
+                   if l.kind in ("linear", "conv")][:-1]
+        if weights: values["grama_share"] = grama_share([w.mT if w.dim() == 3 else w for w in weights])
+    if options.kernel: values["kernel_rank"] = self._kernel_rank(params, x[:, :options.kernel])
+    return values
+
+# %% ../nbs/13_training.ipynb #b62586ca
+@patch
+def tangent_kernel(self:Cohort, params:list[dict], x:Tensor)->Tensor: # [K, n, …] -> [K, n, n]
+    "Products of the gradients of the outputs for any two examples, summed over outputs."
+    K, n = x.shape[:2]
+    each = [{name: v[:, None].expand(K, n, *v.shape[1:]).flatten(0, 1).clone() for name, v in p.items()}
+            for p in params] # a learner for each example
+    grad, kernel = self.theta.new_zeros(K * n, self.network.size), 0
+    for output in range(self.network.classes):
+        logits, saved = self.network.forward(each, x.flatten(0, 1)[:, None])
+        one = torch.zeros_like(logits)
+        one[..., output] = 1
+        self.network.backward(each, self.network.views(grad), saved, one)
+        rows = grad.view(K, n, -1)
+        kernel = kernel + rows @ rows.mT
+    return kernel
+
+@patch
+def _kernel_rank(self:Cohort, params, x, most=2**26): # numbers held at once
+    at_once, found = max(1, most // (x.shape[1] * self.network.size)), []
+    for start in range(0, len(x), at_once):
+        some = slice(start, start + at_once)
+        kernel = self.tangent_kernel([{n: v[some] for n, v in p.items()} for p in params], x[some])
+        finite = kernel.isfinite().flatten(1).all(1)
+        values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], kernel, 0).double()).clamp(min=0)
+        found.append(torch.where(finite, srank(values.flip(-1)), torch.nan))
+    return torch.cat(found)
+
+# %% ../nbs/13_training.ipynb #1fc0846a
+@patch
+def trial_plasticity(self:Cohort,
+                     x:Tensor, # [S, M, …]
+                     y:Tensor, # int64, [S, M]
+                     batch:int, # examples of a step
+                     steps:int, # at most
+                    )->Tensor: # [K]
+    "The mean sample plasticity of single steps on the examples. The cohort stays as it is."
+    kept, done, found = {n: t.clone() for n, t in self.tensors().items()}, self.steps, []
+    loss = lambda some: cross_entropy(self.network.forward(self.params, self.per_learner(x[:, some]))[0],
+                                      self.per_learner(y[:, some]))[0]
+    for start in range(0, min(steps * batch, y.shape[1]), batch):
+        some = slice(start, start + batch)
+        before = loss(some)
+        self.step(x[:, some], y[:, some])
+        found.append(sample_plasticity(before, loss(some)))
+        for name, tensor in self.tensors().items(): tensor.copy_(kept[name])
+        self.steps = done
+    return torch.stack(found).mean(0)
 
 # %% ../nbs/13_training.ipynb #72279b96
 def fresh_accuracy(engine:Engine, task:Task)->Tensor: # [K]
@@ -132,6 +205,9 @@ def measure(engine:Engine,
     values = cohort.probe(*(following if ahead and following else task).test, options)
     if ahead and not following: values = dict.fromkeys(values, nan)
     values["majority_share"] = cohort.per_learner(task.majority_share)
+    if options.plasticity:
+        values["sample_plasticity"] = cohort.trial_plasticity(
+            *task.test, task.stream.batch_size, options.plasticity)
     if options.fresh:
         values["fresh_accuracy"] = (nan if task.index % options.fresh
                                     else fresh_accuracy(engine, task))

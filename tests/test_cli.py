@@ -56,7 +56,7 @@ def test_a_study_from_start_to_table(project):
     stamps = [(f / "metrics.parquet").stat().st_mtime_ns for f in folders]
 
     rows = list(csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv").stdout)))
-    assert list(rows[0]) == ["stream", "dataset", "method", "optimizer", "learning_rate", "strength", "seeds", "online_accuracy", "ci_low", "ci_high", "iqm", "diverged"]
+    assert list(rows[0]) == ["stream", "dataset", "method", "optimizer", "learning_rate", "strength", "seeds", "online_accuracy", "ci_low", "ci_high", "iqm", "last_tenth", "diverged"]
     assert sorted((r["method"], r["strength"], r["seeds"]) for r in rows) == [("l2_init", "0.001", "2"), ("l2_init", "0.01", "2"), ("plain", "", "2")]
     assert all(0 <= float(r["online_accuracy"]) <= 1 for r in rows)
 
