@@ -769,7 +769,7 @@ class Architecture(Options):
     leak: Annotated[float, Field(ge=0, lt=1)] = .01 # slope of leaky ReLU below 0
     positive: Annotated[float, Field(ge=0, le=1)] = .9 # AID's probability of the positive part
     normalize_input: bool = False # a running mean and variance for each input
-    removed: ( # share of units that CReLU and Fourier features do without; None: what `matched_width` says [code: MLP .18, CNN .28]
+    removed: ( # share of units that CReLU or Fourier leaves out; None: by `matched_width` [code: MLP .18, CNN .28]
         Annotated[float, Field(ge=0, lt=1)]|None) = None
     init: Literal[ # what weights are drawn from
         "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "default"
