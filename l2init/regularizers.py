@@ -13,6 +13,7 @@ __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -193,6 +194,8 @@ class Regularizer(nn.Module):
                  # do all ranks of torch.distributed have the same parameters, and so
                  # rank 0's anchors?
                  sync:bool=True,
+                 # what to pull toward, by name, or a checkpoint's path; default: as it is now
+                 anchor:dict[str, Tensor]|str|Path|None=None,
                  **hyper, # further hyper-parameters of the penalty
                 ):
         super().__init__()
@@ -205,6 +208,7 @@ class Regularizer(nn.Module):
         for name, p in self._chosen(): self.anchors.register_buffer(_buffer(name), _values(name, p))
         if not list(self.anchors.buffers()):
             raise InputError(f"{type(self).__name__}: the model has no parameter to regularize.")
+        if anchor is not None: self._pull_toward(anchor)
 
 # %% ../nbs/05_regularizers.ipynb #d00f337b
 @patch
@@ -539,6 +543,31 @@ def pairs(self:L2InitResampled,
     self.calls += 1
     for name, anchor in self.anchors.named_buffers(): anchor.copy_(fresh[name])
     return Regularizer.pairs(self, parameters)
+
+# %% ../nbs/05_regularizers.ipynb #156ff5d9
+@patch
+@torch.no_grad()
+def _pull_toward(self:Regularizer, anchor):
+    if self.rule.anchor != "init":
+        raise InputError(f"{type(self).__name__} has its own anchors: anchor= is for L2Init.")
+    values = anchor if isinstance(anchor, dict) else _checkpoint(Path(anchor))
+    for buffer, own in self.anchors.named_buffers():
+        name = _name(buffer)
+        if name not in values:
+            raise InputError(f"Parameter {name!r} is not in anchor. If it is new, as a head is, "
+                             "leave it out with skip=.")
+        if values[name].shape != own.shape:
+            raise InputError(f"Parameter {name!r} has shape {tuple(own.shape)}, in anchor {tuple(values[name].shape)}.")
+        own.copy_(values[name])
+
+# %% ../nbs/05_regularizers.ipynb #94d6a75a
+def _checkpoint(path):
+    if not path.is_file(): raise InputError(f"anchor = {str(path)!r}: there is no such file.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file # here, since others do not need it
+        return load_file(path)
+    values = torch.load(path, map_location="cpu", weights_only=True)
+    return values.get("state_dict", values)
 
 # %% ../nbs/05_regularizers.ipynb #f4945664
 regularizers = Registry("regularizer")

@@ -99,3 +99,25 @@ def test_avalanche(recipe):
     (_, free), (strategy, pulled) = m.example(strength=0.), m.example(strength=1.)
     assert distance(pulled.reg) < .5 * distance(free.reg)
     assert any(isinstance(p, m.L2InitPlugin) for p in strategy.plugins)
+
+
+def test_redo_in_lightning(recipe):
+    m = recipe("redo_with_lightning", "lightning")
+    callback, logged = m.example()
+    assert callback.redo.steps == 30 and {"dead_share", "dormant_share", "srank"} <= logged.keys()
+    assert callback.state_dict()["redo"]["steps"] == 30
+    assert not callback.redo.optimizer._optimizer_step_pre_hooks
+
+
+def test_redo_in_trainer(recipe, tmp_path):
+    m = recipe("redo_with_trainer", "transformers")
+    callback = m.example(tmp_path)
+    assert callback.redo.steps == 40 and len(callback.redo.stack.network.found) == 2 # the perceptrons of two blocks
+    assert [p["step"] for p in callback.probes][:2] == [20, 40]
+    assert torch.load(tmp_path / "checkpoint-40" / "redo.pt")["steps"] == 40
+
+
+def test_fine_tuning_stays_near_the_pretrained_weights(recipe, tmp_path):
+    m = recipe("toward_pretrained", "transformers")
+    (_, free), (_, near) = m.example(tmp_path, strength=0.), m.example(tmp_path, strength=1.)
+    assert distance(near) < .5 * distance(free)

@@ -1,0 +1,41 @@
+"""Drop-ins in two processes: each rank has batches of its own, and all renew the same units with the same draws."""
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from l2init.drop_in import drop_in
+
+HYPER = dict(redo=dict(period=2, threshold=.5), continual_backprop=dict(replacement_rate=.2, maturity=1), shrink_perturb=dict(shrink=.01, noise=.01))
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+
+def trained(method, model, batches):
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    drop_in(method, model, optimizer, example=torch.randn(2, 6).double(), **HYPER[method])
+    for x in batches:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def data(): return torch.randn(8, 2, 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save({m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for method in HYPER:
+        assert torch.equal(first[method], second[method])
+        assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
