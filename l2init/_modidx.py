@@ -637,6 +637,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                               'l2init.plots.method_color': ('plots.html#method_color', 'l2init/plots.py'),
                               'l2init.plots.palette': ('plots.html#palette', 'l2init/plots.py'),
                               'l2init.plots.probe_curves': ('plots.html#probe_curves', 'l2init/plots.py'),
+                              'l2init.plots.provenance': ('plots.html#provenance', 'l2init/plots.py'),
                               'l2init.plots.save': ('plots.html#save', 'l2init/plots.py'),
                               'l2init.plots.sensitivity': ('plots.html#sensitivity', 'l2init/plots.py'),
                               'l2init.plots.stream_title': ('plots.html#stream_title', 'l2init/plots.py'),
