@@ -45,4 +45,6 @@ bench: install ## measure lock-step training against plain loops and JAX
 
 docs: install ## render the site into _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: get it from https://quarto.org/docs/get-started and put it on the PATH." >&2; exit 1; }
+	@$(BIN)/python -c "from pathlib import Path; from l2init.internals.site import write_sidebars; write_sidebars(Path('.'))"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" quarto render
+	@$(BIN)/python -c "from pathlib import Path; from l2init.internals.site import downloads; downloads(Path('.'), Path('_docs'))"

@@ -35,7 +35,7 @@ setup(
     author_email=cfg["author_email"],
     license="Apache-2.0",
     license_files=["LICENSE"],
-    url=cfg["git_url"],
+    url=cfg["git_url"] or None,
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["l2init", "l2init.*"]),
     python_requires=">=" + cfg["min_python"],

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
            'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'learning_curves',
-           'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'save']
+           'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance', 'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
+from html import escape
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -215,8 +216,8 @@ def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
 # %% ../nbs/16_plots.ipynb #48ae9493
 def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
               )->Figure:
-    """Bars of total average online accuracy with 95 % intervals, a panel for each stream
-    and optimizer."""
+    """Total average online accuracy as dots with 95 % intervals, a panel for each stream
+    and optimizer, each on a range of its own."""
     drawn, table = _ordered(frame), _ordered(summary(frame))
     colors = palette(drawn)
     panels = list(table.panel.unique())
@@ -225,21 +226,19 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(
             rows, columns,
-            figsize=((2.8 if narrow else 4.2) * columns + .8,
+            figsize=((2 if narrow else 3) * columns + .8,
                      .3 + rows * (.8 + (.24 if narrow else .32) * len(colors))),
             layout="constrained", sharey=True, squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             t = table[table.panel == panel].iloc[::-1]
-            ax.barh(t.label, t.online_accuracy, color=[colors[l] for l in t.label], height=.7)
             ax.errorbar(t.online_accuracy, t.label,
                         xerr=[(t.online_accuracy - t.ci_low).clip(0),
                               (t.ci_high - t.online_accuracy).clip(0)],
-                        fmt="none", color="black", capsize=2, lw=1)
+                        fmt="none", ecolor="black", capsize=2, lw=1)
+            ax.scatter(t.online_accuracy, t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
             draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
-            ax.set(xlabel="total average online accuracy",
-                   title=_title(panel, frame, 36 if narrow else 60), xlim=(0, 1))
-            ax.grid(axis="y", visible=False)
+            ax.set(xlabel="total average\nonline accuracy", title=_title(panel, frame, 26 if narrow else 40))
         _legend(fig, axes.flat, 1)
     return fig
 
@@ -287,6 +286,19 @@ def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label
     "What `comparison` draws: total average online accuracy."
     values = per_learner(frame)
     return values.assign(label=label(values)).groupby(["stream", "label"]).value.mean()
+
+# %% ../nbs/16_plots.ipynb #eca29b82
+def provenance(sayings:list[str], # as `l2init.results.kept` gives them
+               folder:str, # of the kept tables, seen from the page
+               names:list[str], # of the tables
+              )->str: # HTML
+    "Where the numbers of a report come from, closed until somebody wants to know, with the tables to download."
+    rows = [f"<li>{escape(said)}<br>Its table: "
+            + ", ".join(f'<a href="{folder}/{name}.{kind}" download>{kind}</a>'
+                        for kind in ("csv", "parquet", "json")) + "</li>"
+            for said, name in zip(sayings, names)]
+    return ("<details class='provenance'><summary>Where the numbers come from</summary>"
+            f"<ul>{''.join(rows)}</ul></details>")
 
 # %% ../nbs/16_plots.ipynb #8fbd5080
 def save(fig:Figure, # as the functions above return it

@@ -11,15 +11,18 @@ from test_notebooks import NOTEBOOKS, cells
 
 FILTER = BIN / "l2init_quarto_filter"
 SITE = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+SIDEBARS = yaml.safe_load((ROOT / "_sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]
+PLAIN = {"CONTRIBUTING.md", "CHANGELOG.md", "404.md"} # pages that are no notebooks
 PAGES = {n: cells(n) for n in NOTEBOOKS}
 
 # Every key that the project uses, looked up in Quarto's reference; entries of lists have their list's name.
-KEYS = """project project.type project.output-dir project.render ipynb-filters execute execute.enabled lang bibliography link-citations
+KEYS = """project project.type project.output-dir project.render metadata-files ipynb-filters execute execute.enabled lang bibliography link-citations
 format format.html format.html.theme format.html.theme.light format.html.theme.dark format.html.respect-user-color-scheme format.html.toc format.html.toc-depth format.html.html-math-method
 format.html.code-fold format.html.code-copy format.html.code-overflow format.html.fig-cap-location
-website website.title website.search website.search.location website.search.type website.page-navigation website.navbar website.navbar.left website.navbar.left.href website.navbar.left.text
-website.sidebar website.sidebar.style website.sidebar.collapse-level website.sidebar.contents website.sidebar.contents.section website.sidebar.contents.contents""".split()
-OPTIONS = {"fig-alt", "fig-cap", "label", "echo", "output"} # of cells, for Quarto
+website website.title website.favicon website.search website.search.location website.search.type website.page-navigation website.navbar website.navbar.left website.navbar.left.href website.navbar.left.text
+website.page-footer website.page-footer.left website.page-footer.right website.page-footer.right.href website.page-footer.right.text
+website.sidebar website.sidebar.id website.sidebar.style website.sidebar.collapse-level website.sidebar.contents website.sidebar.contents.section website.sidebar.contents.contents""".split()
+OPTIONS = {"fig-alt", "fig-cap", "label", "echo", "output", "code-fold"} # of cells, for Quarto
 
 
 def source(cell): return "".join(cell["source"])
@@ -90,17 +93,57 @@ def test_the_filter_is_the_program_that_quarto_calls():
 
 
 def test_every_key_is_known():
-    assert keys(SITE) == set(KEYS) # none that Quarto would ignore, none that is listed and gone
+    assert keys(SITE | {"website": SITE["website"] | {"sidebar": SIDEBARS}}) == set(KEYS) # none that Quarto would ignore, none that is listed and gone
     for page in NOTEBOOKS:
         for c in code(page): assert set(options(c)) <= OPTIONS, f"{page} {c['id']}"
 
 
 def test_every_notebook_has_its_place():
-    assert sorted(sidebar(SITE["website"]["sidebar"]["contents"])) == sorted(map(str, NOTEBOOKS))
+    pages = [p for bar in SIDEBARS for p in sidebar(bar["contents"])]
+    assert sorted(pages) == sorted({*map(str, NOTEBOOKS), *PLAIN} - {"404.md"}), "write_sidebars of l2init.internals.site, as in `make docs`, writes _sidebar.yml"
     assert SITE["project"]["render"][0] == "nbs/index.ipynb" # what Quarto's page at the site's address leads to
-    assert {str(p.relative_to(ROOT)) for glob in SITE["project"]["render"] for p in ROOT.glob(glob)} == set(map(str, NOTEBOOKS))
-    assert all((ROOT / e["href"]).is_file() for e in SITE["website"]["navbar"]["left"])
-    assert SITE["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
+    assert {str(p.relative_to(ROOT)) for glob in SITE["project"]["render"] for p in ROOT.glob(glob)} == {*map(str, NOTEBOOKS), *PLAIN}
+    assert SITE["metadata-files"] == ["_sidebar.yml"] and SITE["ipynb-filters"] == [FILTER.name] and FILTER.is_file()
+    assert (ROOT / SITE["website"]["favicon"]).is_file()
+
+
+def test_the_sidebars_are_those_of_the_notebooks():
+    from l2init.internals.site import sidebars
+    assert SIDEBARS == sidebars(ROOT), "write_sidebars of l2init.internals.site, as in `make docs`, writes _sidebar.yml"
+    links = [e["href"] for e in SITE["website"]["navbar"]["left"]]
+    assert [next(i for i, bar in enumerate(SIDEBARS) if href in sidebar(bar["contents"])) for href in links] == list(range(len(SIDEBARS))) # one lit at a time
+    assert all((ROOT / e["href"]).is_file() for e in SITE["website"]["page-footer"]["right"])
+
+
+def test_the_plain_pages_lead_somewhere():
+    for page in PLAIN:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert re.search(r"^# |^title: ", text, re.M)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text): assert link.startswith("https://") or (ROOT / link).is_file(), link
+
+
+def test_what_says_the_version_agrees():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    import l2init
+    version = l2init.__version__
+    assert cff["version"] == version and cff["license"] == "Apache-2.0" and {"cff-version", "message", "title", "authors"} <= set(cff)
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert SITE["website"]["page-footer"]["left"] == f"l2init {version}, Apache-2.0"
+
+
+def test_source_is_linked_only_where_there_is_a_repository():
+    address = re.search(r"^git_url *=[ \t]*(.*)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M).group(1)
+    assert ("[source](" in filtered(Path("nbs/internals/00_core.ipynb"))) == bool(address)
+
+
+def test_what_is_folded():
+    "Parameters and training loops are open, drawing is not."
+    page = {c["id"]: source(c) for c in json.loads(filtered(Path("nbs/experiments/permuted_mnist.ipynb")))["cells"] if c["cell_type"] == "code"}
+    parameters, = [c for c in code(Path("nbs/experiments/permuted_mnist.ipynb")) if "parameters" in c["metadata"].get("tags", [])]
+    assert "code-fold: true" not in page[parameters["id"]]
+    loop, = [c for c in json.loads(filtered(Path("nbs/howto/use_l2_init.ipynb")))["cells"] if "def train(" in source(c)]
+    assert "code-fold: true" not in source(loop)
+    assert any("code-fold: true" in t and "plt." in t for t in page.values())
 
 
 def test_what_quarto_makes_is_ignored_by_git():
@@ -149,8 +192,9 @@ def test_every_picture_has_alternative_text(page):
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
 def test_nothing_on_a_page_comes_from_elsewhere(page):
     assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|link|img|iframe)\b", prose(page))
+    assert all(re.search(r'alt="[^"]{20,}"', tag) for c in shown(page) for o in c["outputs"] for tag in re.findall(r"<img [^>]*>", "".join(o.get("data", {}).get("text/html", []))))
     html = [s for c in shown(page) for o in c["outputs"] for t in ("text/html", "text/markdown") for s in o.get("data", {}).get(t, [])]
-    assert not re.search(r"<(?:script|link|iframe)\b|src=|@import", "".join(html))
+    assert not re.search(r"<(?:script|link|iframe)\b|src=(?!\"data:image/png;base64,)|@import", "".join(html)) # a picture may be in the page itself
 
 
 def test_pages_are_light():
@@ -161,10 +205,16 @@ def test_pages_are_light():
 
 def test_the_reference_has_every_public_name():
     said = "\n".join("".join(o["data"]["text/markdown"]) for c in code(Path("nbs/reference.ipynb")) for o in c["outputs"])
-    files = [*(ROOT / "l2init").glob("[a-z]*.py"), *(ROOT / "l2init" / "internals").glob("[a-z]*.py")]
-    modules = [importlib.import_module(f"l2init.{'internals.' * (p.parent.name == 'internals')}{p.stem}") for p in sorted(files)]
-    assert len(modules) > 10 and [f"{m.__name__}.{n}" for m in modules for n in m.__all__ if f"### {n}\n" not in said] == []
+    modules = [importlib.import_module(f"l2init.{p.stem}") for p in sorted((ROOT / "l2init").glob("[a-z]*.py"))]
+    missing = [f"{m.__name__}.{n}" for m in modules for n in m.__all__ if f"### {n} {{#{m.__name__.split('.')[-1]}-{n}}}\n" not in said and f"* `{n}`" not in said]
+    assert len(modules) > 10 and missing == [], "execute nbs/reference.ipynb"
+    assert "#### L2Init.attach\n" in said and "#### L2Init.forward\n" in said and "## l2init.internals" not in said
     assert " at 0x" not in said
+
+
+def test_the_gallery_has_every_report():
+    shown_there = "".join(s for c in code(Path("nbs/gallery.ipynb")) for o in c["outputs"] for s in o["data"]["text/html"])
+    assert all(f'<a href="reports/{p.name}">' in shown_there for p in NOTEBOOKS if p.parent.name == "reports"), "execute nbs/gallery.ipynb"
 
 
 def test_make_docs_without_quarto_says_how_to_get_it(tmp_path):
