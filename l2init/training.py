@@ -43,10 +43,9 @@ class Probes(Options):
 @patch
 def _portions(self:Cohort, x, y, portion): # a few learners at a time, so that memory is bounded
     theta = self.measured
-    params = self.network.views(theta)
     for k in torch.arange(len(self), device=x.device).split(max(1, portion // x.shape[1])):
-        its = [{n: v[k] for n, v in p.items()} for p in params]
-        yield theta[k], self.theta0[k], its, self.per_learner(x, k), self.per_learner(y, k)
+        some, net = theta[k], self.network.part(k)
+        yield some, self.theta0[k], net, net.views(some), self.per_learner(x, k), self.per_learner(y, k)
 
 # %% ../nbs/13_training.ipynb #7e935cc8
 def _right(logits, y):
@@ -63,8 +62,8 @@ def accuracy(self:Cohort,
             )->Tensor: # [K]
     "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
     self.check(x, y)
-    return torch.cat([_right(self.network.forward(params, xs)[0], ys)
-                      for _, _, params, xs, ys in self._portions(x, y, portion)])
+    return torch.cat([_right(net.forward(params, xs)[0], ys)
+                      for _, _, net, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/13_training.ipynb #4d08b815
 @patch
@@ -78,9 +77,9 @@ def probe(self:Cohort,
     "The probes of `l2init.metrics` on a task's examples. Changes nothing."
     self.check(x, y)
     found = []
-    for theta, theta0, params, xs, ys in self._portions(x, y, portion):
-        logits, features, units = self.network.activations(params, xs)
-        gradient = self._gradient_norm(params, xs[:, :1000], ys[:, :1000])
+    for theta, theta0, net, params, xs, ys in self._portions(x, y, portion):
+        logits, features, units = net.activations(params, xs)
+        gradient = _gradient_norm(net, theta, params, xs[:, :1000], ys[:, :1000])
         values = dict(end_accuracy=_right(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
@@ -93,19 +92,19 @@ def probe(self:Cohort,
 def _of_features(features, units, options):
     s = singular_values(features)
     lower = int(options.srank == "below")
-    return dict(dead_share=dead_share(units),
-                dormant_share=dormant_share(units, options.dormant),
+    unknown = torch.full_like(s[:, 0], torch.nan) # of a module that has no layer of activations
+    return dict(dead_share=dead_share(units) if units else unknown,
+                dormant_share=dormant_share(units, options.dormant) if units else unknown,
                 srank=srank(s) - lower,
                 effective_rank=effective_rank(s),
                 stable_rank=stable_rank(s))
 
 # %% ../nbs/13_training.ipynb #294e0a9f
-@patch
-def _gradient_norm(self:Cohort, params, x, y):
+def _gradient_norm(net, theta, params, x, y):
     "The norm of the gradient of the mean cross-entropy, [K]."
-    grad = self.theta.new_zeros(len(x), self.network.size)
-    logits, saved = self.network.forward(params, x)
-    self.network.backward(params, self.network.views(grad), saved, cross_entropy(logits, y)[2])
+    grad = torch.zeros_like(theta)
+    logits, saved = net.forward(params, x)
+    net.backward(params, net.views(grad), saved, cross_entropy(logits, y)[2])
     return grad.norm(dim=1)
 
 # %% ../nbs/13_training.ipynb #72279b96
@@ -147,7 +146,7 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
     of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
-                 list(net.slots), net.size, [layer.distribution for layer in net.layers], cohort.theta.dtype]
+                 list(net.slots), net.size, net.origin, cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
 # %% ../nbs/13_training.ipynb #2ffb848a
