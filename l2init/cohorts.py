@@ -6,7 +6,6 @@
 __all__ = ['Cohort', 'only', 'lr']
 
 # %% ../nbs/12_cohorts.ipynb #6b4a8d89
-import math
 from copy import copy
 
 import pandas as pd
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from .internals.core import InputError, moved
 from .methods import Learner, methods
-from .networks import Flatten, cross_entropy, network
+from .modules import StackedModule
+from .networks import Network, cross_entropy, network
 from .optimizers import Descent, optimizer
 from .parts import MOMENTS, Stack, does
 
@@ -40,7 +40,8 @@ class Cohort:
         _check_columns(learners, method, self.method)
         _check_optimizer(optimizer_name, self.method)
         options = {**network_options, **self.method.network}
-        self.network, self.steps = network(network_name, shape, classes, **options), 0
+        self.network:Network|StackedModule = network(network_name, shape, classes, **options)
+        self.steps = 0
         self._place(device, dtype)
         own = [o for p, its in zip(self.method.parts, self._values())
                for o in p.optimizer_options(optimizer_name, its).items()]
@@ -60,6 +61,7 @@ def _place(self:Cohort, device, dtype):
     self._lr = column("learning_rate")
     self.learner_seeds = torch.tensor(self.learners["seed"].to_numpy(), device=device)
     self.seeds, self.row = self.learner_seeds.unique(return_inverse=True)
+    self.network = self.network.start(self.learner_seeds, dtype)
     self.theta = self.network.draw("init", self.learner_seeds).to(dtype)
     self.theta0, self.grad = self.theta.clone(), torch.zeros_like(self.theta)
     self.buffers = self.network.first_buffers(self.theta)
@@ -149,7 +151,7 @@ def step(self:Cohort,
 @patch
 def learn(self:Cohort, x, y, steps:int): # steps done before
     "Loss and accuracy [K] on a batch, and what each layer saved, after learning."
-    logits, seen = self.network.forward(self.params, self.per_learner(x))
+    logits, seen = self.network.learning(self.params, self.per_learner(x), steps)
     loss, accuracy, dy = cross_entropy(logits, self.per_learner(y))
     self.network.backward(self.params, self.grads, seen, dy)
     for part in self.at["gradient"]:
@@ -232,8 +234,7 @@ def _check_images(x, seeds, net, scaled):
     if x.dim() < 3 or len(x) != seeds:
         raise InputError(f"The batch has rows for {len(x) if x.dim() > 2 else 0} seeds, the cohort has {seeds}: "
                          "images are [seeds, examples, …].")
-    flat = isinstance(net.layers[0], Flatten) and given == (math.prod(net.shape),)
-    if given != net.shape and not flat:
+    if not net.takes(given):
         raise InputError(f"The images are of shape {given}, the network is for {net.shape}.")
     if scaled and not x.is_floating_point():
         raise InputError(f"The images are {x.dtype}; floating-point numbers are needed, "
@@ -249,7 +250,7 @@ def part(self:Cohort, k:slice)->Cohort:
     for name in ("learners", "learner_seeds", "_lr", "theta", "theta0", "grad"):
         setattr(p, name, getattr(self, name)[k])
     p.seeds, p.row = p.learner_seeds.unique(return_inverse=True)
-    p.hyper = rows(self.hyper)
+    p.hyper, p.network = rows(self.hyper), self.network.part(k)
     p.buffers = [rows(b) for b in self.buffers]
     p._connect()
     for mine, whole in zip(p.parts, self.parts): mine.state.update(rows(whole.state))
@@ -269,9 +270,10 @@ def tensors(self:Cohort)->dict[str, Tensor]:
     "All that changes in training. Writing into these tensors sets the cohort back."
     own = {"theta": self.theta, "theta0": self.theta0}
     states = {f"{i} {type(p).__name__}": p.state for i, p in enumerate(self.parts)}
-    of_layers = {n: b for n, b in zip(self.network.names, self.buffers) if b}
-    return own | {f"{who} {n}": t for who, state in (states | of_layers).items()
-                  for n, t in state.items()}
+    states |= {n: b for n, b in zip(self.network.names, self.buffers) if b}
+    states["network"] = self.network.state
+    return own | {f"{who} {n}": t
+                  for who, state in states.items() for n, t in state.items()}
 
 # %% ../nbs/12_cohorts.ipynb #fe6962d9
 @patch
@@ -281,14 +283,17 @@ def start_anew(self:Cohort)->None:
     self.steps = 0
     for kept, first in zip(self.buffers, self.network.first_buffers(self.theta)):
         for name, tensor in first.items(): kept[name].copy_(tensor)
+    begun = self.network.start(self.learner_seeds, self.theta.dtype).state
+    for name, tensor in begun.items(): self.network.state[name].copy_(tensor)
     for part in self.parts:
         for name, tensor in part.start().items(): part.state[name].copy_(tensor)
 
 # %% ../nbs/12_cohorts.ipynb #26b4c369
 @patch
-def module(self:Cohort, k:int)->nn.Sequential:
+def module(self:Cohort, k:int)->nn.Module:
     "Learner `k` as a plain PyTorch module with a copy of its weights."
-    return self.network.module(self.theta[k], [{n: b[k] for n, b in its.items()} for its in self.buffers])
+    own = [{n: b[k] for n, b in its.items()} for its in self.buffers]
+    return self.network.part([k]).module(self.theta[k], own)
 
 # %% ../nbs/12_cohorts.ipynb #169a3c1a
 __getattr__ = moved(__name__, grid="l2init.methods", Method="l2init.methods", Seed="l2init.methods",

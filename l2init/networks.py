@@ -758,6 +758,41 @@ def stack(self:Network, modules:list[nn.Sequential])->Tensor: # [K, P]
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
+# %% ../nbs/02_networks.ipynb #ce9fa050
+Network.state = {} # what is kept of each learner beside its weights: nothing
+
+@patch(as_prop=True)
+def loops(self:Network)->bool:
+    "Are the layers' forms for a CPU taken?"
+    return self.layers[0].in_loops
+
+@patch(as_prop=True)
+def origin(self:Network)->list:
+    "What the layers are and draw their weights from: the same for networks that do the same."
+    return [(repr(layer), layer.distribution) for layer in self.layers]
+
+# %% ../nbs/02_networks.ipynb #2eb87661
+@patch
+def start(self:Network, seeds:Tensor, dtype:torch.dtype)->Network:
+    "The network for learners with these seeds: the same, since it keeps nothing of them but their weights."
+    return self
+
+@patch
+def part(self:Network, k)->Network:
+    "The network for learners `k` of those for whom it was started."
+    return self
+
+@patch
+def learning(self:Network, params:list[dict], x:Tensor, step:int)->tuple[Tensor, list]:
+    "As `forward`, for a step of training."
+    return self.forward(params, x)
+
+@patch
+def takes(self:Network, shape:tuple)->bool:
+    "Whether inputs can have this shape: its own, or flat where it flattens them anyway."
+    flat = isinstance(self.layers[0], Flatten) and shape == (math.prod(self.shape),)
+    return flat or shape == self.shape
+
 # %% ../nbs/02_networks.ipynb #d6c22ff6
 Units = Annotated[int, Field(ge=1, le=10**6)]
 

@@ -51,13 +51,13 @@ class Stack:
     @cached_property
     def mask(self)->Tensor|None: # [P]
         "1 where penalties apply: not on normalization layers; None without such."
-        if not any(layer.kind == "norm" for layer in self.network.layers): return None
-        return (~self.network.is_norm(self.theta.device)).to(self.theta.dtype)
+        norm = self.network.is_norm()
+        return (~norm).to(self.theta) if norm.any() else None
 
     @property
     def in_loops(self)->bool:
         "Are the forms that are written out for a CPU wanted?"
-        return self.network.layers[0].in_loops
+        return self.network.loops
 
 # %% ../nbs/04_parts.ipynb #c4b56e8a
 def per_learner(stack:Stack, x:Tensor)->Tensor: # [S, …] -> [K, …]

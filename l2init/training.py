@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Probes', 'fresh_accuracy', 'measure', 'belongs_to', 'save_checkpoint', 'load_checkpoint', 'train', 'learn_task',
-           'check_stream', 'progress_bar', 'table_of']
+           'check_stream', 'check_probes', 'progress_bar', 'table_of']
 
 # %% ../nbs/13_training.ipynb #41302f4d
 import json
@@ -27,7 +27,7 @@ from .internals.engines import ENGINES, Engine, engine
 from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, grama_share, readiness,
                             sample_plasticity, singular_values, srank,
                             stable_rank, weight_magnitude)
-from .networks import cross_entropy
+from .networks import Network, cross_entropy
 from .streams import Stream, Task
 
 # %% ../nbs/13_training.ipynb #c8848922
@@ -48,10 +48,10 @@ class Probes(Options):
 @patch
 def _portions(self:Cohort, x, y, portion): # a few learners at a time, so that memory is bounded
     theta = self.measured
-    params = self.network.views(theta, self.buffers)
     for k in torch.arange(len(self), device=x.device).split(max(1, portion // x.shape[1])):
-        its = [{n: v[k] for n, v in p.items()} for p in params]
-        yield theta[k], self.theta0[k], its, self.per_learner(x, k), self.per_learner(y, k)
+        some, net = theta[k], self.network.part(k)
+        params = net.views(some, [{n: b[k] for n, b in its.items()} for its in self.buffers])
+        yield some, self.theta0[k], net, params, self.per_learner(x, k), self.per_learner(y, k)
 
 # %% ../nbs/13_training.ipynb #7e935cc8
 def _right(logits, y):
@@ -68,8 +68,8 @@ def accuracy(self:Cohort,
             )->Tensor: # [K]
     "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
     self.check(x, y)
-    return torch.cat([_right(self.network.forward(params, xs)[0], ys)
-                      for _, _, params, xs, ys in self._portions(x, y, portion)])
+    return torch.cat([_right(net.forward(params, xs)[0], ys)
+                      for _, _, net, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/13_training.ipynb #4d08b815
 @patch
@@ -83,50 +83,50 @@ def probe(self:Cohort,
     "The probes of `l2init.metrics` on a task's examples. Changes nothing."
     self.check(x, y)
     found = []
-    for theta, theta0, params, xs, ys in self._portions(x, y, portion):
-        logits, features, units = self.network.activations(params, xs)
-        grad = self._gradient(params, xs[:, :1000], ys[:, :1000])
+    for theta, theta0, net, params, xs, ys in self._portions(x, y, portion):
+        logits, features, units = net.activations(params, xs)
+        grad = _gradient(net, params, xs[:, :1000], ys[:, :1000])
         values = dict(end_accuracy=_right(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
                       gradient_norm=grad.norm(dim=1))
         if features is not None: values |= _of_features(features, units, options)
-        found.append(values | self._newer(params, xs, ys, grad, options))
+        found.append(values | self._newer(net, params, xs, ys, grad, options))
     return {name: torch.cat([f[name] for f in found]) for name in found[0]}
 
 # %% ../nbs/13_training.ipynb #daea040f
 def _of_features(features, units, options):
     s = singular_values(features)
     lower = int(options.srank == "below")
-    return dict(dead_share=dead_share(units),
-                dormant_share=dormant_share(units, options.dormant),
+    unknown = torch.full_like(s[:, 0], torch.nan) # of a module that has no layer of activations
+    return dict(dead_share=dead_share(units) if units else unknown,
+                dormant_share=dormant_share(units, options.dormant) if units else unknown,
                 srank=srank(s) - lower,
                 effective_rank=effective_rank(s),
                 stable_rank=stable_rank(s))
 
 # %% ../nbs/13_training.ipynb #294e0a9f
-@patch
-def _gradient(self:Cohort, params, x, y):
+def _gradient(net, params, x, y):
     "The gradient of the mean cross-entropy, [K, P]."
-    grad = self.theta.new_zeros(len(x), self.network.size)
-    logits, saved = self.network.forward(params, x)
-    self.network.backward(params, self.network.views(grad), saved, cross_entropy(logits, y)[2])
+    grad = x.new_zeros(len(x), net.size)
+    logits, saved = net.forward(params, x)
+    net.backward(params, net.views(grad), saved, cross_entropy(logits, y)[2])
     return grad
 
 # %% ../nbs/13_training.ipynb #bbe94312
 @patch
-def _newer(self:Cohort, params, x, y, grad, options):
+def _newer(self:Cohort, net, params, x, y, grad, options):
     "Those that were asked for."
     values = {}
     if options.readiness:
         batches = min(options.readiness, x.shape[1])
         size = x.shape[1] // batches
-        each = [self._gradient(params, x[:, i:i + size], y[:, i:i + size])
+        each = [_gradient(net, params, x[:, i:i + size], y[:, i:i + size])
                 for i in range(0, size * batches, size)]
         square, share = readiness(torch.stack(each, 1))
         values |= dict(mean_gradient_square=square, readiness=share)
     if options.grama:
-        weights = [g["weight"] for g, l in zip(self.network.views(grad), self.network.layers)
+        weights = [g["weight"] for g, l in zip(net.views(grad), net.layers)
                    if l.kind in ("linear", "conv")][:-1]
         if weights: values["grama_share"] = grama_share([w.mT if w.dim() == 3 else w for w in weights])
     if options.kernel: values["kernel_rank"] = self._kernel_rank(params, x[:, :options.kernel])
@@ -223,8 +223,7 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
     of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
-                 list(net.slots), net.size, [layer.distribution for layer in net.layers],
-                 [repr(layer) for layer in net.layers], cohort.theta.dtype]
+                 list(net.slots), net.size, net.origin, cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
 # %% ../nbs/13_training.ipynb #2ffb848a
@@ -272,6 +271,7 @@ def train(cohort:Cohort,
     torch.set_flush_denormal(True)
     options = checked(Probes, "probes", probes)
     check_stream(cohort, stream)
+    check_probes(cohort, options)
     steps, owner = engine(cohort, engines), belongs_to(cohort, stream, options)
     names, values = [], []
     if checkpoint and Path(checkpoint).exists():
@@ -310,6 +310,12 @@ def check_stream(cohort:Cohort, stream:Stream)->None:
     for part in cohort.parts: part.check(stream)
     if stream.outputs > cohort.network.classes:
         raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
+
+def check_probes(cohort:Cohort, options:Probes)->None:
+    "Raise `InputError` if the cohort cannot be measured as it is asked."
+    for name in ("grama", "kernel"):
+        if getattr(options, name) and not isinstance(cohort.network, Network):
+            raise InputError(f"The probe {name} is for the package's own networks, not for modules.")
 
 # %% ../nbs/13_training.ipynb #ad8559ec
 def progress_bar(cohort:Cohort, stream:Stream, done:int, shown:bool)->tqdm:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..cohorts import Cohort
 from .core import InputError
-from ..networks import cross_entropy, fast_cross_entropy, known_labels
+from ..networks import Network, cross_entropy, fast_cross_entropy, known_labels
 from ..parts import does, loop_arguments
 
 # %% ../../nbs/internals/04_engines.ipynb #0da13e62
@@ -100,6 +100,7 @@ class LayersInCache(Engine):
 
     @classmethod
     def refusal(cls, cohort):
+        if not isinstance(cohort.network, Network): return "loops are for the package's own layers"
         if cohort.theta.dtype in (torch.float32, torch.float64): return ""
         return f"the loops are not for {cohort.theta.dtype}"
 
@@ -294,7 +295,7 @@ class Recorded(Engine):
 def step(self:Recorded, x, y):
     "What is recorded."
     c = self.cohort
-    logits, seen = c.network.forward(c.params, c.per_learner(x))
+    logits, seen = c.network.learning(c.params, c.per_learner(x), self.clock)
     loss, accuracy, dy = cross_entropy(logits, c.per_learner(y))
     c.network.backward(c.params, c.grads, seen, dy)
     joined = [p for p in c.at["gradient"] if p.elementwise and c.steps_plainly()]

@@ -1,0 +1,196 @@
+"""Cohorts of any `nn.Module`: each learner does what a plain PyTorch loop would do, alone or with others, killed or not."""
+import copy
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from l2init.cohorts import Cohort
+from l2init.internals.core import InputError
+from l2init.internals.random_numbers import key
+from l2init.methods import grid
+from l2init.networks import network
+from l2init.streams import stream
+from l2init.training import train
+
+RESNET = dict(network_name="resnet18", width=2)
+NETWORKS = dict(group=dict(RESNET), batch=dict(RESNET, norm="batch"),
+                vit=dict(network_name="vit_small", layers=1, heads=2, width=8, hidden=12))
+SMALL = dict(NETWORKS, dropout=dict(NETWORKS["vit"], dropout=.3))
+HYPER = dict(plain={}, l2_init=dict(strength=[1e-1, 1e-2]), shrink_perturb=dict(shrink=[1e-2], noise=[1e-2]), ewc=dict(importance=[10.]))
+
+
+def cohort_of(name, method="l2_init", seeds=(0, 1), dtype=torch.float64, optimizer="adam", shape=(1, 8, 8)):
+    learners = grid(method, [*seeds], [1e-3, 1e-2], **HYPER[method])
+    return Cohort(learners, shape, 10, method, optimizer, dtype=dtype, **SMALL[name])
+
+
+def batches(seeds=2, steps=4, shape=(1, 8, 8)):
+    g = torch.Generator().manual_seed(0)
+    return [(torch.randn(seeds, 6, *shape, generator=g, dtype=torch.float64), torch.randint(0, 10, (seeds, 6), generator=g)) for _ in range(steps)]
+
+
+def small_stream(**more): return stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=32, passes=1, batch_size=16, **more)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_learner_is_a_plain_loop(name):
+    cohort, size = cohort_of(name, optimizer="sgd", shape=(1, 16, 16)), (1, 16, 16) # Adam would blow up roundings of gradients that are 0
+    nets = [cohort.module(k) for k in range(len(cohort))]
+    anchors = copy.deepcopy(nets)
+    norms = cohort.network.is_norm()
+    optimizers = [torch.optim.SGD(n.parameters(), lr=float(lr)) for n, lr in zip(nets, cohort.lr)]
+    for x, y in batches(shape=size):
+        loss, _ = cohort.step(x, y)
+        for k, (net, start, opt) in enumerate(zip(nets, anchors, optimizers)):
+            s, where = int(cohort.row[k]), 0
+            net.train()
+            plain = F.cross_entropy(net(x[s]), y[s])
+            assert abs(plain.item() - loss[k].item()) < 1e-9
+            penalty = 0
+            for p, a in zip(net.parameters(), start.parameters()):
+                if not norms[where]: penalty = penalty + (p - a.detach()).square().sum() / 2
+                where += p.numel()
+            opt.zero_grad()
+            (plain + float(cohort.hyper["strength"][k]) * penalty).backward()
+            opt.step()
+    for k, net in enumerate(nets):
+        row = torch.cat([p.detach().flatten() for p in net.parameters()])
+        assert torch.allclose(row, cohort.theta[k], rtol=0, atol=1e-8)
+        for name, b in net.named_buffers(): assert torch.allclose(b, cohort.network.state[name][k])
+        x = batches(1, 1, size)[0][0][0]
+        torch.testing.assert_close(net.eval()(x), cohort.network.part([k]).forward(cohort.network.views(cohort.theta[[k]]), x[None])[0][0])
+
+
+def test_an_mlp_as_a_module_is_the_package_s_own():
+    def mlp(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, classes))
+    learners = grid("l2_init", [0, 1], [1e-3], strength=[1e-2, 1.])
+    own = Cohort(learners, (1, 8, 8), 10, "l2_init", "adam", "mlp", dtype=torch.float64, hidden=[12], layer_norm=True)
+    other = Cohort(learners, (1, 8, 8), 10, "l2_init", "adam", "module", dtype=torch.float64, factory=mlp)
+    rows = [torch.cat([p.detach().flatten() for p in own.module(k).parameters()]) for k in range(len(own))]
+    other.theta.copy_(torch.stack(rows))
+    other.theta0.copy_(other.theta)
+    for x, y in batches():
+        for a, b in zip(own.step(x, y), other.step(x, y)): torch.testing.assert_close(a, b, check_dtype=False)
+    after = [torch.cat([p.detach().flatten() for p in own.module(k).parameters()]) for k in range(len(own))]
+    assert torch.allclose(torch.stack(after), other.theta, rtol=0, atol=1e-10)
+    mine, its = (c.probe(*batches()[0]) for c in (own, other))
+    assert mine.keys() == its.keys()
+    for name in mine: torch.testing.assert_close(mine[name], its[name], rtol=1e-6, atol=1e-6) # ranks are as exact as singular values
+
+
+@pytest.mark.parametrize("method", HYPER)
+@pytest.mark.parametrize("name", ["batch", "dropout"])
+def test_a_learner_does_with_others_what_it_does_alone(name, method):
+    whole, alone = cohort_of(name, method), cohort_of(name, method, seeds=[1])
+    s = small_stream()
+    own = (whole.learners.seed == 1).to_numpy().nonzero()[0]
+    pieces = cohort_of(name, method).split(3)
+    for x, y in batches():
+        whole.step(x, y)
+        alone.step(x[1:], y[1:])
+        for p in pieces: p.step(x[p.seeds], y[p.seeds])
+    split = torch.cat([p.theta for p in pieces])
+    assert torch.allclose(whole.theta[own], alone.theta, rtol=0, atol=1e-9)
+    assert torch.allclose(whole.theta, split, rtol=0, atol=1e-9)
+    for n, t in whole.network.state.items(): torch.testing.assert_close(t[own], alone.network.state[n])
+    assert not torch.equal(whole.theta[0], whole.theta[-1])
+
+
+@pytest.mark.parametrize("name", ["batch", "dropout"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch):
+    s, place = small_stream(), tmp_path / "checkpoint.pt"
+    new = lambda: cohort_of(name, "ewc", dtype=torch.float32, shape=(1, 28, 28))
+    probes = dict(progress=False, fresh=1, forgetting=True)
+    expected = train(new(), s, **probes)
+    class Killed(Exception): pass
+    first, c = s.task, new()
+    def until(t, *args):
+        if t == 1 and place.exists(): raise Killed
+        return first(t, *args)
+    learned = []
+    def between(ended, following, own=c.between_tasks):
+        own(ended, following)
+        learned.append(ended.index)
+    c.between_tasks = between
+    import l2init.training as training
+    def save(*args, own=training.save_checkpoint):
+        own(*args)
+        raise Killed
+    with monkeypatch.context() as m:
+        m.setattr(training, "save_checkpoint", save)
+        with pytest.raises(Killed): train(c, s, checkpoint=place, every=0, **probes)
+    assert learned == [0]
+    pd.testing.assert_frame_equal(train(new(), s, checkpoint=place, **probes), expected)
+
+
+def test_squares_are_those_of_single_examples():
+    from l2init.regularizers import squared_gradients
+    cohort = cohort_of("batch", "plain")
+    for x, y in batches(): cohort.step(x, y)
+    x, y = (cohort.per_learner(t) for t in batches()[0])
+    found = squared_gradients(cohort.network, cohort.theta, x, y)
+    for k in range(len(cohort)):
+        net, total = cohort.module(k).eval(), 0
+        for i in range(x.shape[1]):
+            g = torch.autograd.grad(F.cross_entropy(net(x[k, i:i + 1]), y[k, i:i + 1]), list(net.parameters()))
+            total = total + torch.cat([v.flatten() for v in g]).square()
+        torch.testing.assert_close(found[k], total)
+
+
+def test_what_probes_see():
+    cohort, x = cohort_of("group", "plain"), batches()[0][0]
+    logits, features, units = cohort.network.activations(cohort.params, cohort.per_learner(x))
+    net, seen = cohort.module(0), []
+    for m in net.modules():
+        if isinstance(m, nn.ReLU): m.register_forward_hook(lambda m, args, out: seen.append(out.detach().clone()))
+    torch.testing.assert_close(net(x[0]), logits[0])
+    assert len(seen) == len(units) == 17
+    for a, b in zip(seen, units): torch.testing.assert_close(a, b[0])
+    torch.testing.assert_close(net[:-1](x[0]), features[0])
+
+
+def test_a_measurement_changes_nothing():
+    cohort = cohort_of("batch", "plain")
+    cohort.step(*batches()[0])
+    before = {n: t.clone() for n, t in cohort.tensors().items()}
+    random = torch.random.get_rng_state()
+    cohort.probe(*batches()[0]), cohort.accuracy(*batches()[0])
+    assert all(torch.equal(t, before[n]) for n, t in cohort.tensors().items())
+    assert torch.equal(random, torch.random.get_rng_state())
+    cohort.step(*batches()[1])
+    cohort.start_anew()
+    fresh = cohort_of("batch", "plain").tensors()
+    assert all(torch.equal(t, fresh[n]) for n, t in cohort.tensors().items())
+
+
+def test_dropout_is_keyed():
+    cohort = cohort_of("dropout", "plain")
+    x = cohort.per_learner(batches()[0][0])
+    at = lambda step: cohort.network.learning(cohort.params, x, step)[0]
+    assert torch.equal(at(1), at(1)) and not torch.equal(at(1), at(2))
+    assert torch.equal(at(1)[0], at(1)[2]) == (int(cohort.learner_seeds[0]) == int(cohort.learner_seeds[2]))
+    evaluated = cohort.network.forward(cohort.params, x)[0]
+    torch.testing.assert_close(evaluated[0], cohort.module(0).eval()(x[0]))
+
+
+def test_what_cannot_be_is_named():
+    class Draws(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 10)
+        def forward(self, x): return F.dropout(self.a(x.flatten(1)), .5, self.training)
+    class Frozen(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(64, 10))
+            self[1].bias.requires_grad_(False)
+    wrong = lambda make: network("module", (1, 8, 8), 10, factory=lambda shape, classes: make())
+    with pytest.raises(InputError, match="nn.Dropout are keyed"): wrong(Draws)
+    with pytest.raises(InputError, match="1.bias is frozen"): wrong(Frozen)
+    with pytest.raises(InputError, match=r"gives \(2, 64\)"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64)))
+    with pytest.raises(InputError, match="cannot be stacked"): wrong(lambda: nn.Linear(3, 10))
+    with pytest.raises(InputError, match="no multiple of heads"): network("vit_small", (1, 8, 8), 10, heads=3)
+    with pytest.raises(InputError, match="patches of 3"): network("vit_small", (1, 8, 8), 10, patch=3)
+    with pytest.raises(InputError, match="layer_norm"): network("resnet18", (1, 8, 8), 10, layer_norm=True)
