@@ -255,7 +255,7 @@ def origin(self:StackedModule)->str:
 @patch
 def hidden_layers(self:StackedModule):
     "The units that can be reset."
-    raise InputError("Units of modules cannot be reset in cohorts. In a loop of your own they can: l2init.drop_in.")
+    raise InputError("Units can be reset in cohorts of the package's own networks only, not of modules: take mlp or cnn.")
 
 @patch
 def module(self:StackedModule, row:Tensor)->nn.Module: # [P]
