@@ -261,7 +261,7 @@ def origin(self:StackedModule)->str:
 @patch
 def hidden_layers(self:StackedModule):
     "The units that can be reset."
-    raise InputError("Units of modules cannot be reset in cohorts. In a loop of your own they can: l2init.drop_in.")
+    raise InputError("Units of modules cannot be reset in cohorts: take one of the networks mlp and cnn.")
 
 @patch
 def module(self:StackedModule, row:Tensor, buffers=())->nn.Module: # [P]
@@ -311,7 +311,7 @@ class FromFactory(ModuleArchitecture):
 class ResNet18(ModuleArchitecture):
     "ResNet-18 for small images: a 3 × 3 convolution comes first, without pooling."
     norm: Literal["group", "batch"] = "group" # batch: with running statistics of each learner
-    width: Annotated[int, Field(ge=1, le=1024)] = 64 # channels of the first of four stages; each has twice as many as the last
+    width: Annotated[int, Field(ge=1, le=1024)] = 64 # channels of the first of four stages; each doubles them
 
     def module(self, shape, classes):
         from torchvision.models.resnet import BasicBlock

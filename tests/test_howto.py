@@ -45,3 +45,18 @@ def test_a_study_sweeps_it(project):
     assert done.stdout.count("log_init") == 3 # a row for each strength
     plans = run([sys.executable, "-c", PLANS], cwd=project)
     assert plans.returncode == 0, plans.stderr
+
+
+NETWORKS = """
+from l2init.studies import plan
+runs = plan("study.toml")
+assert {r.params["network"]["name"] for r in runs} == {"mixer", "resnet18"} and len(runs) == 6, runs
+assert {r.params["method"] for r in runs} == {"plain", "l2_init", "shrink_perturb"}
+"""
+
+
+def test_a_study_knows_networks_of_modules(project):
+    for end in ("py", "toml"): shutil.copy(HOWTO / f"own_network.{end}", project)
+    (project / "own_network.toml").rename(project / "study.toml")
+    plans = run([sys.executable, "-c", NETWORKS], cwd=project)
+    assert plans.returncode == 0, plans.stderr
