@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from .internals.core import InputError, Options, Registry, checked
-from .internals.random_numbers import integers, key, permutation
+from .internals.random_numbers import integers, key, permutation, uniform
 from .data import CIFAR_SCALING, Dataset, load_dataset
 
 # %% ../nbs/01_streams.ipynb #51c4a8b9
@@ -39,6 +39,8 @@ class Stream(Options):
     passes: Count = 1 # passes over a task's examples
     last_batch: Literal["drop_incomplete", "keep", "drop"] = "drop_incomplete" # keep it, or drop even a full one [code]
     scaling: Literal["dataset", "unit", "cifar10"] = "dataset" # of pixels: the data set's, to [0, 1], or CIFAR-10's
+    transition: Annotated[float, Field(ge=0, le=1)] = 0. # share of a task in which the one before fades out
+    recur: Annotated[int, Field(ge=0, le=10**9)] = 0 # tasks after which the first comes again; 0: none does
     in_code = dict(last_batch="drop")
     network: ClassVar[str] = "mlp" # one of `l2init.networks.networks`, which a study that names none takes
 
@@ -148,6 +150,11 @@ class Task:
                 f"{self.stream.batch_size} with last_batch = {self.stream.last_batch!r}.")
         return x, y
 
+    @cached_property
+    def before(self)->tuple[Tensor, Tensor]: # as `examples`
+        "The examples of the task before, as bytes."
+        return self.stream.task(self.index - 1, self.seeds).examples
+
     @property
     def train(self)->tuple[Tensor, Tensor]: # x [S, N, C, H, W] float32, y [S, N] int64
         "The examples to learn from, scaled."
@@ -168,7 +175,7 @@ class Task:
 @patch
 def _checked(self:Task, name):
     "What the stream's method `name` gives for this task, if it is what a stream has to give."
-    x, y = getattr(self.stream, name)(self.index, self.seeds)
+    x, y = getattr(self.stream, name)(self.stream.first_time(self.index), self.seeds)
     S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
     if x.dtype != torch.uint8:
         raise InputError(f"{gives} {x.dtype} images; bytes (torch.uint8) are needed, from 0 to 255, "
@@ -186,7 +193,8 @@ def part(self:Task, seeds:Tensor)->Task:
     "The same task for some of its seeds. What examples have been made are not made anew."
     rows = (self.seeds == seeds[:, None]).int().argmax(1)
     task = Task(self.stream, self.index, self.seeds[rows])
-    if "examples" in self.__dict__: task.__dict__["examples"] = tuple(t[rows] for t in self.examples)
+    for name in {"examples", "before"} & self.__dict__.keys():
+        task.__dict__[name] = tuple(t[rows] for t in self.__dict__[name])
     return task
 
 # %% ../nbs/01_streams.ipynb #b1d73c03
@@ -217,12 +225,42 @@ def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [
     x, y, first = x.flatten(0, 1), y.flatten(), N * torch.arange(S, device=y.device)[:, None]
     for p in count():
         order = permutation(key(self.seeds, "order", self.index, p), N)[:, :s.shown(N)]
-        for o in order.split(batches * s.batch_size, 1):
+        for place, o in zip(count(0, batches * s.batch_size), order.split(batches * s.batch_size, 1)):
             o = o[:, :left * s.batch_size]
             rows = (first + o).flatten() # whole examples are copied faster by one index than by two
-            yield self.scale(x.index_select(0, rows).unflatten(0, o.shape)), y.index_select(0, rows).view(o.shape)
+            block = x.index_select(0, rows).unflatten(0, o.shape), y.index_select(0, rows).view(o.shape)
+            images, labels = self.mixed(*block, o, p, place)
+            yield self.scale(images), labels
             left -= -(-o.shape[1] // s.batch_size)
             if not left: return
+
+# %% ../nbs/01_streams.ipynb #edf5aa8d
+@patch
+def still_old(self:Task,
+              p:int, # the pass
+              place:Tensor, # int64, [n]: of examples in the pass
+             )->Tensor: # bool, [S, n]
+    "Which examples still are of the task before."
+    s, N = self.stream, self.examples[1].shape[1]
+    step = p * -(-s.shown(N) // s.batch_size) + place // s.batch_size
+    share = 1 - (step + .5) / (s.transition * s.steps)
+    k = key(self.seeds[:, None], "transition", self.index, p, place)
+    return uniform(k, 1)[..., 0] < share
+
+# %% ../nbs/01_streams.ipynb #734a5e71
+@patch
+def mixed(self:Task, x:Tensor, y:Tensor, # [S, n, …] and [S, n]: a block of examples
+          order:Tensor, # int64, [S, n]: which they are
+          p:int, place:int, # their pass, and where in it they begin
+         )->tuple[Tensor, Tensor]:
+    "The block, with examples of the task before where they still are."
+    s, n = self.stream, order.shape[1]
+    begun = p * -(-s.shown(self.examples[1].shape[1]) // s.batch_size) + place // s.batch_size
+    if not self.index or begun >= s.transition * s.steps: return x, y
+    old, (x0, y0) = self.still_old(p, place + torch.arange(n, device=order.device)), self.before
+    row, column = torch.arange(len(y0), device=order.device)[:, None], order % y0.shape[1]
+    fading = old.view(*old.shape, *[1] * (x.dim() - 2))
+    return torch.where(fading, x0[row, column], x), torch.where(old, y0[row, column], y)
 
 # %% ../nbs/01_streams.ipynb #f155d451
 @patch
@@ -235,6 +273,12 @@ def task(self:Stream,
         raise InputError(f"Task {index} is not in the stream; "
                          f"it has tasks 0 to {self.tasks - 1}.")
     return Task(self, index, torch.as_tensor(seeds, dtype=torch.int64))
+
+# %% ../nbs/01_streams.ipynb #2a3f8300
+@patch
+def first_time(self:Stream, index:int)->int:
+    "The first task that has the examples of task `index`."
+    return index % self.recur if self.recur else index
 
 # %% ../nbs/01_streams.ipynb #6bdf3266
 streams = Registry("stream")
@@ -339,7 +383,7 @@ class ClassStream(Stream):
 
     @model_validator(mode="after")
     def _enough(self):
-        sizes = [self.classes_in(t) * self.each for t in range(self.tasks)]
+        sizes = [self.classes_in(self.first_time(t)) * self.each for t in range(self.tasks)]
         most, fewest = max(sizes), min(sizes)
         if not self.shown(fewest):
             raise ValueError(f"the smallest task has {fewest} examples, which make no batch of {self.batch_size} "
@@ -355,7 +399,7 @@ def data(self:ClassStream, device="cpu")->Dataset:
     """The stream's data set on `device`.
     Raises `InputError` if it is missing, or has too few classes or too few images of one."""
     d, needed = (_on_device(self.dataset, self.root, torch.device(device)),
-                 sum(self.classes_in(t) for t in range(self.tasks)))
+                 sum(self.classes_in(t) for t in {self.first_time(t) for t in range(self.tasks)}))
     if needed > d.classes:
         raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")
     if self.each > (fewest := int(d.labels.bincount(minlength=d.classes).min())):

@@ -250,7 +250,7 @@ def table_of(cohort:Cohort, stream:Stream, names:list, values:list, options:Prob
 def _rows(cohort, stream, t, names, values):
     metrics = pd.DataFrame(values.numpy(), columns=names).astype({"diverged": bool})
     return pd.concat([cohort.learners.reset_index(names="learner"), metrics],
-                     axis=1).assign(task=t, counts=stream.counts(t))
+                     axis=1).assign(task=t, counts=stream.counts(stream.first_time(t)))
 
 # %% ../nbs/13_training.ipynb #51f4cf47
 def _with_forgetting(rows, cohort, stream):
