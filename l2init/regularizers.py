@@ -621,3 +621,10 @@ def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
         images, labels = per_learner(stack, task.scale(xs)), per_learner(stack, ys)
         total += squared_gradients(stack.network, stack.theta, images, labels)
     return total / y.shape[1]
+
+# %% ../nbs/05_regularizers.ipynb #03ce26ad
+@patch
+def check(self:Consolidation, stream)->None:
+    "Raise `InputError` for a stream of numbers: its Fisher information is that of classes."
+    if stream.loss != "cross_entropy":
+        raise InputError(f"{self.title} is for classes; the loss of {stream.title} is {stream.loss}.")

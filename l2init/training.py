@@ -26,7 +26,7 @@ from .internals.core import InputError, Options, checked, write, write_text
 from .internals.engines import ENGINES, Engine, engine
 from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, singular_values, srank,
                             stable_rank, weight_magnitude)
-from .networks import cross_entropy
+from .networks import cross_entropy, losses
 from .streams import Stream, Task
 
 # %% ../nbs/13_training.ipynb #c8848922
@@ -53,6 +53,12 @@ def _right(logits, y):
     "The share of examples that are predicted right, [K]."
     return ((logits.argmax(-1) == y) & logits.isfinite().all(-1)).float().mean(1)
 
+# %% ../nbs/13_training.ipynb #10f990c2
+@patch
+def score(self:Cohort, outputs:Tensor, y:Tensor)->Tensor: # [K, B, …] and [K, B] -> [K]
+    "How good the outputs are: the share that is right, or the squared error."
+    return _right(outputs, y) if self.loss is cross_entropy else self.loss(outputs, y)[1]
+
 # %% ../nbs/13_training.ipynb #fc6d6d63
 @patch
 @torch.no_grad()
@@ -61,9 +67,9 @@ def accuracy(self:Cohort,
              y:Tensor, # int64, [S, M]
              portion:int=2**15, # of learners × examples that are looked at together
             )->Tensor: # [K]
-    "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
+    "Accuracy, or what else is the score of the loss, on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
     self.check(x, y)
-    return torch.cat([_right(self.network.forward(params, xs)[0], ys)
+    return torch.cat([self.score(self.network.forward(params, xs)[0], ys)
                       for _, _, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/13_training.ipynb #4d08b815
@@ -81,7 +87,7 @@ def probe(self:Cohort,
     for theta, theta0, params, xs, ys in self._portions(x, y, portion):
         logits, features, units = self.network.activations(params, xs)
         gradient = self._gradient_norm(params, xs[:, :1000], ys[:, :1000])
-        values = dict(end_accuracy=_right(logits, ys),
+        values = dict(end_accuracy=self.score(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
                       gradient_norm=gradient)
@@ -102,10 +108,10 @@ def _of_features(features, units, options):
 # %% ../nbs/13_training.ipynb #294e0a9f
 @patch
 def _gradient_norm(self:Cohort, params, x, y):
-    "The norm of the gradient of the mean cross-entropy, [K]."
+    "The norm of the gradient of the loss, [K]."
     grad = self.theta.new_zeros(len(x), self.network.size)
     logits, saved = self.network.forward(params, x)
-    self.network.backward(params, self.network.views(grad), saved, cross_entropy(logits, y)[2])
+    self.network.backward(params, self.network.views(grad), saved, self.loss(logits, y)[2])
     return grad.norm(dim=1)
 
 # %% ../nbs/13_training.ipynb #72279b96
@@ -131,7 +137,7 @@ def measure(engine:Engine,
     nan = torch.full_like(cohort.theta[:, 0], torch.nan)
     values = cohort.probe(*(following if ahead and following else task).test, options)
     if ahead and not following: values = dict.fromkeys(values, nan)
-    values["majority_share"] = cohort.per_learner(task.majority_share)
+    if cohort.loss is cross_entropy: values["majority_share"] = cohort.per_learner(task.majority_share)
     if options.fresh:
         values["fresh_accuracy"] = (nan if task.index % options.fresh
                                     else fresh_accuracy(engine, task))
@@ -231,6 +237,9 @@ def learn_task(engine:Engine,
 def check_stream(cohort:Cohort, stream:Stream)->None:
     "Raise `InputError` if the cohort cannot learn the stream."
     for part in cohort.parts: part.check(stream)
+    if losses[stream.loss] is not cohort.loss:
+        raise InputError(f"The stream's loss is {stream.loss}, the cohort's is {cohort.loss.__name__}: "
+                         f"say Cohort(…, loss={stream.loss!r}).")
     if stream.outputs > cohort.network.classes:
         raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
 
@@ -244,7 +253,10 @@ def progress_bar(cohort:Cohort, stream:Stream, done:int, shown:bool)->tqdm:
 def table_of(cohort:Cohort, stream:Stream, names:list, values:list, options:Probes)->pd.DataFrame:
     "What `train` returns, of the metrics [K, names] of each task."
     rows = pd.concat([_rows(cohort, stream, t, names, v) for t, v in enumerate(values)], ignore_index=True)
-    return _with_forgetting(rows, cohort, stream) if options.forgetting else rows
+    if options.forgetting: rows = _with_forgetting(rows, cohort, stream)
+    if stream.loss == "cross_entropy": return rows
+    # of numbers there is no accuracy: the score is the loss
+    return rows.drop(columns="online_loss").rename(columns=lambda n: n.replace("accuracy", stream.loss))
 
 # %% ../nbs/13_training.ipynb #f71cfb41
 def _rows(cohort, stream, t, names, values):
