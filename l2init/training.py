@@ -67,7 +67,8 @@ def accuracy(self:Cohort,
              y:Tensor, # int64, [S, M]
              portion:int=2**15, # of learners × examples that are looked at together
             )->Tensor: # [K]
-    "Accuracy, or what else is the score of the loss, on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
+    """Accuracy, or what else is the score of the loss, on the examples. Changes nothing.
+    Raises `InputError` for examples that the network cannot take."""
     self.check(x, y)
     return torch.cat([self.score(self.network.forward(params, xs)[0], ys)
                       for _, _, params, xs, ys in self._portions(x, y, portion)])
