@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .internals.core import InputError, moved
 from .methods import Learner, methods
 from .modules import StackedModule
-from .networks import Network, cross_entropy, network
+from .networks import Network, cross_entropy, losses, network
 from .optimizers import Descent, optimizer
 from .parts import MOMENTS, Stack, does
 
@@ -34,8 +34,10 @@ class Cohort:
                  device="cpu", # where the learners live
                  dtype:torch.dtype=torch.float32, # of everything
                  optimizer_options:dict={}, # of the optimizer
+                 loss:str="cross_entropy", # one of `losses`, that of the stream
                  **network_options, # the method's own come on top
                 ):
+        self.loss = losses[loss]
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
         _check_optimizer(optimizer_name, self.method)
@@ -150,9 +152,9 @@ def step(self:Cohort,
 # %% ../nbs/12_cohorts.ipynb #9750b044
 @patch
 def learn(self:Cohort, x, y, steps:int): # steps done before
-    "Loss and accuracy [K] on a batch, and what each layer saved, after learning."
+    "Loss and accuracy (or what else `loss` tells) [K] on a batch, and what each layer saved, after learning."
     logits, seen = self.network.learning(self.params, self.per_learner(x), steps)
-    loss, accuracy, dy = cross_entropy(logits, self.per_learner(y))
+    loss, accuracy, dy = self.loss(logits, self.per_learner(y))
     self.network.backward(self.params, self.grads, seen, dy)
     for part in self.at["gradient"]:
         part.gradient(self.theta, self.grad, steps)
@@ -214,7 +216,10 @@ def check(self:Cohort,
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         raise InputError(f"Images and labels are tensors, not {type(x).__name__} and {type(y).__name__}.")
     _check_images(x, len(self.seeds), self.network, scaled)
-    if y.dtype != torch.int64: raise InputError(f"The labels are {y.dtype}; torch.int64 is needed.")
+    of_classes = self.loss is cross_entropy
+    if of_classes and y.dtype != torch.int64: raise InputError(f"The labels are {y.dtype}; torch.int64 is needed.")
+    if not of_classes and not y.is_floating_point():
+        raise InputError(f"The targets are {y.dtype}; floating-point numbers are needed.")
     if y.shape != x.shape[:2]:
         raise InputError(f"There are images for {tuple(x.shape[:2])} [seeds, examples], "
                          f"but labels for {tuple(y.shape)}.")
@@ -223,7 +228,7 @@ def check(self:Cohort,
         if tensor.device != self.theta.device:
             raise InputError(f"The {name} are on {tensor.device}, the cohort is on {self.theta.device}.")
     # labels on a GPU are not looked at: it would have to be waited for
-    known = y.device.type != "cpu" or (0 <= int(y.min()) and int(y.max()) < self.network.classes)
+    known = y.device.type != "cpu" or not of_classes or (0 <= int(y.min()) and int(y.max()) < self.network.classes)
     if not known:
         raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {self.network.classes} outputs: "
                          f"0 to {self.network.classes - 1}.")

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['weight_magnitude', 'distance_from_init', 'dead_share', 'dormant_share', 'singular_values', 'srank', 'stable_rank',
-           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share']
+           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share', 'score_of']
 
 # %% ../nbs/11_metrics.ipynb #7e8e4ce6
 import torch
 from torch import Tensor
+
+from .internals.core import InputError
 
 # %% ../nbs/11_metrics.ipynb #f817a4c3
 def weight_magnitude(theta:Tensor, # [K, P]
@@ -102,3 +104,13 @@ def grama_share(gradients:list[Tensor], # of each hidden layer's incoming weight
     sizes = [g.abs().flatten(2).mean(2) for g in gradients]
     stuck = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
     return _finite_only(torch.cat(stuck, 1).float().mean(1), gradients)
+
+# %% ../nbs/11_metrics.ipynb #5d53b5d5
+def score_of(frame)->str: # a table of metrics
+    "The column by which its learners are ranked: online_accuracy or online_squared_error."
+    known = [c for c in ("online_accuracy", "online_squared_error")
+             if c in frame and frame[c].notna().any()]
+    if len(known) > 1:
+        raise InputError("The table has streams with accuracies and streams with squared errors; "
+                         "take one kind at a time.")
+    return known[0] if known else "online_accuracy"

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .methods import methods, place
+from .metrics import score_of
 from .internals.core import InputError, unknown
 from .results import configuration_columns, label, per_learner, run_columns, summary
 from .streams import streams
@@ -38,7 +39,10 @@ AXES = dict(online_accuracy="online accuracy", online_loss="online loss (nats)",
             plasticity_lost="plasticity lost\n(fresh − continual)",
             next_accuracy="accuracy one task later", final_accuracy="accuracy at the end",
             sample_plasticity="sample plasticity", readiness="optimization readiness",
-            grama_share="units with hardly any gradient (share)", kernel_rank="rank of the tangent kernel")
+            grama_share="units with hardly any gradient (share)", kernel_rank="rank of the tangent kernel",
+            online_squared_error="online squared error", end_squared_error="squared error at task end",
+            fresh_squared_error="online squared error, fresh network",
+            next_squared_error="squared error one task later", final_squared_error="squared error at the end")
 
 # %% ../nbs/16_plots.ipynb #549d60da
 COLORS = dict(plain=(.4, .4, .4),
@@ -187,10 +191,11 @@ def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to dr
 
 # %% ../nbs/16_plots.ipynb #4f70fb89
 def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
-                    metric:str="online_accuracy", # a column of it
+                    metric:str|None=None, # a column of it; None: accuracy or squared error
                    )->Figure:
     """`metric` over tasks, a panel for each stream and optimizer, a line for each
     configuration."""
+    metric = metric or score_of(frame)
     if metric not in frame:
         raise unknown("metric", metric, [c for c in frame if c in AXES])
     panels = list(_ordered(frame).panel.unique())
@@ -203,7 +208,7 @@ def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
 def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
                  # columns of `frame`; those that it does not have are left out
                  probes:list[str]=("end_accuracy", "distance_from_init", "dead_share",
-                                   "srank"),
+                                   "srank", "end_squared_error"),
                 )->Figure:
     "Probes over tasks, a panel each, a line for each configuration."
     if not (shown := [p for p in probes if p in frame]):
@@ -216,9 +221,9 @@ def probe_curves(frame:pd.DataFrame, # of one stream and optimizer
 # %% ../nbs/16_plots.ipynb #48ae9493
 def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
               )->Figure:
-    """Total average online accuracy as dots with 95 % intervals, a panel for each stream
-    and optimizer, each on a range of its own."""
-    drawn, table = _ordered(frame), _ordered(summary(frame))
+    """Total average online accuracy (or squared error) as dots with 95 % intervals, a panel
+    for each stream and optimizer, each on a range of its own."""
+    drawn, table, score = _ordered(frame), _ordered(summary(frame)), score_of(frame)
     colors = palette(drawn)
     panels = list(table.panel.unique())
     columns, rows = (len(panels), 1) if len(panels) < 3 else (3, -(-len(panels) // 3))
@@ -232,13 +237,13 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             t = table[table.panel == panel].iloc[::-1]
-            ax.errorbar(t.online_accuracy, t.label,
-                        xerr=[(t.online_accuracy - t.ci_low).clip(0),
-                              (t.ci_high - t.online_accuracy).clip(0)],
+            ax.errorbar(t[score], t.label,
+                        xerr=[(t[score] - t.ci_low).clip(0),
+                              (t.ci_high - t[score]).clip(0)],
                         fmt="none", ecolor="black", capsize=2, lw=1)
-            ax.scatter(t.online_accuracy, t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
+            ax.scatter(t[score], t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
             draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
-            ax.set(xlabel="total average\nonline accuracy", title=_title(panel, frame, 26 if narrow else 40))
+            ax.set(xlabel=f"total average\n{AXES[score]}", title=_title(panel, frame, 26 if narrow else 40))
         _legend(fig, axes.flat, 1)
     return fig
 
@@ -268,18 +273,18 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                     ax.axhline(part.value.mean(), color=color, ls="--", lw=1.2, label=title)
             ax.set(xscale="log",
                    xlabel={"strength": "strength λ", "learning_rate": "learning rate α"}.get(x, x),
-                   ylabel="total average\nonline accuracy", title=_title(panel, frame, 40))
+                   ylabel=f"total average\n{AXES[score_of(frame)]}", title=_title(panel, frame, 40))
         for ax, panel in zip(axes.flat, panels): draw_majority_share(ax, drawn[drawn.panel == panel])
         _legend(fig, axes.flat, min(4, len(titles) + 1))
     return fig
 
 # %% ../nbs/16_plots.ipynb #257a71b1
 def means(frame:pd.DataFrame, # as from `l2init.results.load`
-          metric:str="online_accuracy", # a column of it
+          metric:str|None=None, # a column of it; None: accuracy or squared error
          )->pd.DataFrame: # a row per task, from 1; a column for each stream and label
     "What `learning_curves` draws: the mean of a metric over seeds."
     named = frame.assign(label=label(frame), task=frame.task + 1)
-    return named.pivot_table(index="task", columns=["stream", "label"], values=metric)
+    return named.pivot_table(index="task", columns=["stream", "label"], values=metric or score_of(frame))
 
 # %% ../nbs/16_plots.ipynb #ccd4780a
 def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label

@@ -841,9 +841,16 @@ def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     stack, of, portion = self.stack, self.values["fisher_from"], 100
     if self.values["fisher"] == "identity": return torch.ones_like(stack.theta)
     x, y = (task.examples if of == "train"
-            else task.stream.test_examples(task.index, task.seeds))
+            else task.stream.test_examples(task.stream.first_time(task.index), task.seeds))
     total = torch.zeros_like(stack.theta)
     for xs, ys in zip(x.split(portion, 1), y.split(portion, 1)):
         images, labels = per_learner(stack, task.scale(xs)), per_learner(stack, ys)
         total += squared_gradients(stack.network, stack.theta, images, labels, stack.buffers)
     return total / y.shape[1]
+
+# %% ../nbs/05_regularizers.ipynb #03ce26ad
+@patch
+def check(self:Consolidation, stream)->None:
+    "Raise `InputError` for a stream of numbers: its Fisher information is that of classes."
+    if stream.loss != "cross_entropy":
+        raise InputError(f"{self.title} is for classes; the loss of {stream.title} is {stream.loss}.")

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from .methods import methods
+from .metrics import score_of
 from .training import Probes
 from .internals.core import InputError, unknown, write, write_text
 from .networks import networks
@@ -148,12 +149,12 @@ def interval(values, # one per seed
     return float(low), float(high)
 
 # %% ../nbs/15_results.ipynb #129de4db
-def per_learner(frame:pd.DataFrame, metric:str="online_accuracy")->pd.DataFrame:
-    """The mean of `metric` over all tasks that count, and whether it ever diverged:
+def per_learner(frame:pd.DataFrame, metric:str|None=None)->pd.DataFrame:
+    """The mean of `metric` (else of the score) over all tasks that count, and whether it ever diverged:
     one row per configuration and seed."""
     keys = [*configuration_columns(frame), "seed"]
     return (frame[frame.counts].groupby(keys, dropna=False, sort=False)
-            .agg(value=(metric, "mean"), diverged=("diverged", "any")).reset_index())
+            .agg(value=(metric or score_of(frame), "mean"), diverged=("diverged", "any")).reset_index())
 
 # %% ../nbs/15_results.ipynb #6fb8341d
 def last_tenth(frame:pd.DataFrame)->pd.DataFrame:
@@ -165,15 +166,16 @@ def last_tenth(frame:pd.DataFrame)->pd.DataFrame:
 # %% ../nbs/15_results.ipynb #edf5ac1c
 def summary(frame:pd.DataFrame, # as from `load`
            )->pd.DataFrame: # a row per configuration; diverged is a number of learners
-    """Total average online accuracy of each configuration, with its 95 % interval over
-    seeds: seeds, online_accuracy, ci_low, ci_high, iqm, last_tenth (the mean over the
-    last tenth of the tasks), diverged."""
-    rows, keys, frame = [], configuration_columns(frame), frame.reset_index(drop=True)
-    late = frame.assign(late=last_tenth(frame).online_accuracy) # nan before
+    """Total average online accuracy (or squared error) of each configuration, with its
+    95 % interval over seeds: seeds, online_accuracy, ci_low, ci_high, iqm, last_tenth
+    (the mean over the last tenth of the tasks), diverged."""
+    rows, keys, score = [], configuration_columns(frame), score_of(frame)
+    frame = frame.reset_index(drop=True)
+    late = frame.assign(late=last_tenth(frame)[score]) # nan before
     values = per_learner(frame).assign(late=per_learner(late, "late").value)
     for key, g in values.groupby(keys, dropna=False, sort=False):
         low, high = interval(g.value)
-        rows.append(dict(zip(keys, key), seeds=len(g), online_accuracy=g.value.mean(),
+        rows.append(dict(zip(keys, key), seeds=len(g), **{score: g.value.mean()},
                          ci_low=low, ci_high=high, iqm=stats.trim_mean(g.value, .25),
                          last_tenth=g.late.mean(), diverged=int(g.diverged.sum())))
     return pd.DataFrame(rows)

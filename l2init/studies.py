@@ -29,6 +29,7 @@ from .data import own_path
 from .internals.runs import Run, digest_or_kept, load_plugins, study_name
 from .methods import Seed, grid, methods, spelled
 from .networks import networks
+from .metrics import score_of
 from .optimizers import optimizers
 from .streams import Stream, streams
 from .training import Probes
@@ -246,7 +247,7 @@ def only_known(kind, given, known):
 def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
     """All that decides one run, seeds aside: what the study says of it, else what the protocol says,
     else the default of where it is defined."""
-    n = n or Named(name=streams[s.name].network)
+    n = n or Named(name=streams[s.name].network, **streams[s.name].network_options)
     only_known(f"hyper-parameter of method {m.name}", m.options, methods[m.name].hyper.model_fields)
     if "learning_rate" not in o.options: raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing.")
     further = {k: v for k, v in o.options.items() if k != "learning_rate"}
@@ -302,7 +303,7 @@ def make_run(study:str, # its name
     net = {**params["network"], **methods[params["method"]].network}
     name = net.pop("name")
     options = checked(networks[name], f"network {name}", net)
-    if data and (numbers := len(learners) * options.build(made.data().images.shape[1:], made.outputs).size
+    if data and (numbers := len(learners) * options.build(made.shape, made.outputs).size
                 ) > MOST_NUMBERS:
         raise InputError(f"network {name}: {len(learners):,} learners have {numbers:,} weights together, "
                          f"at most {MOST_NUMBERS:,} are allowed.")
@@ -326,7 +327,9 @@ def scale_of(made:Stream, params:dict)->str:
     and what of it and of the network is not as in the stream's source."""
     net = dict(params["network"])
     name = net.pop("name")
-    changed = checked(networks[name], f"network {name}", net).changed()
+    options = lambda given: checked(networks[name], f"network {name}", given).model_dump()
+    usual = options(made.network_options if name == made.network else {})
+    changed = {n: (v, usual[n]) for n, v in options(net).items() if v != usual[n]}
     unlike = [*made.unlike_source(), *([f"network {name} instead of {made.network}"] if name != made.network else []),
               *(f"{n} = {v} instead of {d}" for n, (v, d) in changed.items())]
     source = made.source.partition(";")[0]
@@ -351,10 +354,11 @@ def stream_of(run:Run)->Stream:
 # %% ../nbs/14_studies.ipynb #5d41d0a3
 def choose(run:Run)->dict: # learning_rate and hyper, as in `params`, with one value each
     """The configuration of a finished run that has the highest total average online
-    accuracy, over tasks that count and all seeds."""
+    accuracy (or the lowest squared error), over tasks that count and all seeds."""
     metrics, names = run.metrics, [*run.params["hyper"]]
-    best = (metrics[metrics.counts].groupby(["learning_rate", *names], sort=False)
-            .online_accuracy.mean().idxmax())
+    score = score_of(metrics)
+    found = metrics[metrics.counts].groupby(["learning_rate", *names], sort=False)[score].mean()
+    best = found.idxmax() if score == "online_accuracy" else found.idxmin()
     # numpy's numbers as Python's
     rate, *values = (getattr(v, "item", lambda v=v: v)()
                      for v in (best if isinstance(best, tuple) else [best]))

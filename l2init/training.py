@@ -27,7 +27,7 @@ from .internals.engines import ENGINES, Engine, engine
 from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, grama_share, readiness,
                             sample_plasticity, singular_values, srank,
                             stable_rank, weight_magnitude)
-from .networks import Network, cross_entropy
+from .networks import Network, cross_entropy, losses
 from .streams import Stream, Task
 
 # %% ../nbs/13_training.ipynb #c8848922
@@ -58,6 +58,12 @@ def _right(logits, y):
     "The share of examples that are predicted right, [K]."
     return ((logits.argmax(-1) == y) & logits.isfinite().all(-1)).float().mean(1)
 
+# %% ../nbs/13_training.ipynb #10f990c2
+@patch
+def score(self:Cohort, outputs:Tensor, y:Tensor)->Tensor: # [K, B, …] and [K, B] -> [K]
+    "How good the outputs are: the share that is right, or the squared error."
+    return _right(outputs, y) if self.loss is cross_entropy else self.loss(outputs, y)[1]
+
 # %% ../nbs/13_training.ipynb #fc6d6d63
 @patch
 @torch.no_grad()
@@ -66,9 +72,10 @@ def accuracy(self:Cohort,
              y:Tensor, # int64, [S, M]
              portion:int=2**15, # of learners × examples that are looked at together
             )->Tensor: # [K]
-    "Accuracy on the examples. Changes nothing. Raises `InputError` for examples that the network cannot take."
+    """Accuracy, or what else is the score of the loss, on the examples. Changes nothing.
+    Raises `InputError` for examples that the network cannot take."""
     self.check(x, y)
-    return torch.cat([_right(net.forward(params, xs)[0], ys)
+    return torch.cat([self.score(net.forward(params, xs)[0], ys)
                       for _, _, net, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/13_training.ipynb #4d08b815
@@ -85,8 +92,8 @@ def probe(self:Cohort,
     found = []
     for theta, theta0, net, params, xs, ys in self._portions(x, y, portion):
         logits, features, units = net.activations(params, xs)
-        grad = _gradient(net, params, xs[:, :1000], ys[:, :1000])
-        values = dict(end_accuracy=_right(logits, ys),
+        grad = _gradient(net, params, xs[:, :1000], ys[:, :1000], self.loss)
+        values = dict(end_accuracy=self.score(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
                       gradient_norm=grad.norm(dim=1))
@@ -106,11 +113,11 @@ def _of_features(features, units, options):
                 stable_rank=stable_rank(s))
 
 # %% ../nbs/13_training.ipynb #294e0a9f
-def _gradient(net, params, x, y):
-    "The gradient of the mean cross-entropy, [K, P]."
+def _gradient(net, params, x, y, loss):
+    "The gradient of the mean loss, [K, P]."
     grad = x.new_zeros(len(x), net.size)
     logits, saved = net.forward(params, x)
-    net.backward(params, net.views(grad), saved, cross_entropy(logits, y)[2])
+    net.backward(params, net.views(grad), saved, loss(logits, y)[2])
     return grad
 
 # %% ../nbs/13_training.ipynb #bbe94312
@@ -121,7 +128,7 @@ def _newer(self:Cohort, net, params, x, y, grad, options):
     if options.readiness:
         batches = min(options.readiness, x.shape[1])
         size = x.shape[1] // batches
-        each = [_gradient(net, params, x[:, i:i + size], y[:, i:i + size])
+        each = [_gradient(net, params, x[:, i:i + size], y[:, i:i + size], self.loss)
                 for i in range(0, size * batches, size)]
         square, share = readiness(torch.stack(each, 1))
         values |= dict(mean_gradient_square=square, readiness=share)
@@ -170,8 +177,8 @@ def trial_plasticity(self:Cohort,
                     )->Tensor: # [K]
     "The mean sample plasticity of single steps on the examples. The cohort stays as it is."
     kept, done, found = {n: t.clone() for n, t in self.tensors().items()}, self.steps, []
-    loss = lambda some: cross_entropy(self.network.forward(self.params, self.per_learner(x[:, some]))[0],
-                                      self.per_learner(y[:, some]))[0]
+    loss = lambda some: self.loss(self.network.forward(self.params, self.per_learner(x[:, some]))[0],
+                                  self.per_learner(y[:, some]))[0]
     for start in range(0, min(steps * batch, y.shape[1]), batch):
         some = slice(start, start + batch)
         before = loss(some)
@@ -204,7 +211,7 @@ def measure(engine:Engine,
     nan = torch.full_like(cohort.theta[:, 0], torch.nan)
     values = cohort.probe(*(following if ahead and following else task).test, options)
     if ahead and not following: values = dict.fromkeys(values, nan)
-    values["majority_share"] = cohort.per_learner(task.majority_share)
+    if cohort.loss is cross_entropy: values["majority_share"] = cohort.per_learner(task.majority_share)
     if options.plasticity:
         values["sample_plasticity"] = cohort.trial_plasticity(
             *task.test, task.stream.batch_size, options.plasticity)
@@ -308,6 +315,9 @@ def learn_task(engine:Engine,
 def check_stream(cohort:Cohort, stream:Stream)->None:
     "Raise `InputError` if the cohort cannot learn the stream."
     for part in cohort.parts: part.check(stream)
+    if losses[stream.loss] is not cohort.loss:
+        raise InputError(f"The stream's loss is {stream.loss}, the cohort's is {cohort.loss.__name__}: "
+                         f"say Cohort(…, loss={stream.loss!r}).")
     if stream.outputs > cohort.network.classes:
         raise InputError(f"The stream needs {stream.outputs} outputs, the network has {cohort.network.classes}.")
 
@@ -327,13 +337,16 @@ def progress_bar(cohort:Cohort, stream:Stream, done:int, shown:bool)->tqdm:
 def table_of(cohort:Cohort, stream:Stream, names:list, values:list, options:Probes)->pd.DataFrame:
     "What `train` returns, of the metrics [K, names] of each task."
     rows = pd.concat([_rows(cohort, stream, t, names, v) for t, v in enumerate(values)], ignore_index=True)
-    return _with_forgetting(rows, cohort, stream) if options.forgetting else rows
+    if options.forgetting: rows = _with_forgetting(rows, cohort, stream)
+    if stream.loss == "cross_entropy": return rows
+    # of numbers there is no accuracy: the score is the loss
+    return rows.drop(columns="online_loss").rename(columns=lambda n: n.replace("accuracy", stream.loss))
 
 # %% ../nbs/13_training.ipynb #f71cfb41
 def _rows(cohort, stream, t, names, values):
     metrics = pd.DataFrame(values.numpy(), columns=names).astype({"diverged": bool})
     return pd.concat([cohort.learners.reset_index(names="learner"), metrics],
-                     axis=1).assign(task=t, counts=stream.counts(t))
+                     axis=1).assign(task=t, counts=stream.counts(stream.first_time(t)))
 
 # %% ../nbs/13_training.ipynb #51f4cf47
 def _with_forgetting(rows, cohort, stream):

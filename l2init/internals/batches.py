@@ -57,10 +57,10 @@ def cohort_of(run:Run)->Cohort:
     p, made = run.params, stream_of(run)
     net = {n: v for n, v in p["network"].items() if n != "name"}
     learners = grid(p["method"], p["seeds"], p["learning_rate"], **p["hyper"])
-    return Cohort(learners, made.data().images.shape[1:], made.outputs,
+    return Cohort(learners, made.shape, made.outputs,
                   p["method"], p["optimizer"], p["network"]["name"],
                   "cuda" if torch.cuda.is_available() else "cpu",
-                  optimizer_options=p["optimizer_options"], **net)
+                  optimizer_options=p["optimizer_options"], loss=made.loss, **net)
 
 # %% ../../nbs/internals/05_batches.ipynb #5825d519
 def run_study(planned:list[Run], # as from `plan`

@@ -92,6 +92,7 @@ class LayersInCache(Engine):
     def __init__(self, cohort):
         super().__init__(cohort)
         cohort.network.in_loops()
+        self.loss = fast_cross_entropy if cohort.loss is cross_entropy else cohort.loss
         self.at_a_time = max(1, CACHE // (5 * cohort.theta[0].nbytes))
         last = cohort.at["gradient"][-1:] # what others may not have seen in the gradient
         taken = [p for p in last if "pull" in loop_arguments(p)]
@@ -107,7 +108,7 @@ class LayersInCache(Engine):
     def advance(self, x, y, batch):
         c = self.cohort
         logits, seen = c.network.forward(c.params, c.per_learner(x))
-        loss, accuracy, dy = fast_cross_entropy(logits, c.per_learner(y))
+        loss, accuracy, dy = self.loss(logits, c.per_learner(y))
         c.network.backward(c.params, c.grads, seen, dy)
         self.descend()
         return loss[:, None], accuracy[:, None], seen
@@ -160,6 +161,7 @@ class PerceptronLoop(Engine):
 @patch(cls_method=True)
 def refusal(cls:PerceptronLoop, cohort):
     if reason := LayersInCache.refusal(cohort): return reason
+    if cohort.loss is not cross_entropy: return "the loop of whole steps has no other loss than cross-entropy"
     if not cohort.network.perceptron():
         return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
     if not cohort.optimizer.loop(cohort.descent.state): return f"{type(cohort.optimizer).__name__} has no loop"
@@ -296,7 +298,7 @@ def step(self:Recorded, x, y):
     "What is recorded."
     c = self.cohort
     logits, seen = c.network.learning(c.params, c.per_learner(x), self.clock)
-    loss, accuracy, dy = cross_entropy(logits, c.per_learner(y))
+    loss, accuracy, dy = c.loss(logits, c.per_learner(y))
     c.network.backward(c.params, c.grads, seen, dy)
     joined = [p for p in c.at["gradient"] if p.elementwise and c.steps_plainly()]
     for part in c.at["gradient"]:
