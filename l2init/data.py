@@ -99,7 +99,7 @@ def _load(name, root):
         return synthetic_images(classes, each)
     if name in datasets: return datasets[name](root)
     raise InputError(f"{unknown('data set', name, datasets)} "
-                     f"Data of your own is named by a path, as ./{name} or {name}.npz.")
+                     "Data of your own is named by a path, as ./pictures or digits.npz.")
 
 # %% ../nbs/00_data.ipynb #dbca53c7
 MNIST_SCALING = dict(mean=(.5,), std=(.5,)) # to [-1, 1]

@@ -77,7 +77,7 @@ def test_from_a_folder_of_images_to_a_figure(project):
 MISTAKES = {
     "too few": ("examples = 16", "examples = 17", "which has 16"),
     "no such folder": ('"./images"', '"./imags"', "nothing is there"),
-    "a name": ('"./images"', '"images"', "named by a path, as ./images"),
+    "a name": ('"./images"', '"images"', "named by a path, as ./pictures"),
     "scaling": ("passes = 2", 'passes = 2\nscaling = "cifar10"', None), # three channels: it fits
     "features in a cnn": ('"./images"', '"f.npz"', "take the mlp"),
 }
