@@ -421,9 +421,9 @@ class LabelPermutedCIFAR10(Stream):
 
     def test_examples(self, index, seeds):
         "All test images by the task's names: x [S, M, C, H, W] uint8, y [S, M]."
-        d, S = self.data(seeds.device), len(seeds)
-        return (d.test_images.expand(S, *d.test_images.shape),
-                self.names(index, seeds).gather(1, d.test_labels.expand(S, -1)))
+        d = self.data(seeds.device)
+        every = torch.arange(len(d.test_labels), device=seeds.device).expand(len(seeds), -1)
+        return d.test_images[every], self.names(index, seeds).gather(1, d.test_labels[every])
 
 # %% ../nbs/01_streams.ipynb #fb066d5e
 class ClassStream(Stream):

@@ -18,7 +18,7 @@ def compile_kernels(dtype):
         s, net = stream(name, **{**options, "tasks": 1}), {n: v for n, v in network.items() if n != "name"}
         for method in methods:
             learners = grid(method, [0, 1], [1e-3], **hyper_of(method))
-            for optimizer in optimizers:
+            for optimizer in filter(methods[method].suits, optimizers):
                 cohort = Cohort(learners, s.data().images.shape[1:], s.outputs, method, optimizer, network["name"], dtype=dtype, **net)
                 if method == "plain": train(cohort, s, progress=False) # and what is probed
                 engine(cohort).learn(s.task(0, cohort.seeds))

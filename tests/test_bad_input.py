@@ -276,12 +276,13 @@ some = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 big = st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**63, 2**64, -2**63, 10**400, -10**400]) | st.integers()
 moments = st.datetimes() | st.dates() | st.times()
-scalars = st.booleans() | big | st.floats() | texts | moments
+floats = st.floats(allow_subnormal=False) # training switches them off in its process
+scalars = st.booleans() | big | floats | texts | moments
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(texts, v, max_size=3), max_leaves=6)
 TRICKS = ["../", "./", "/", "\0", "\n", "*", "~", " ", ".", "%2e%2e/", "\\", "\ufeff", "A\u030a"]
 
 
-@given(st.recursive(st.floats(allow_nan=False) | st.integers() | st.booleans() | texts, lambda v: st.lists(v, max_size=4) | st.dictionaries(texts, v, max_size=3)))
+@given(st.recursive(st.floats(allow_nan=False, allow_subnormal=False) | st.integers() | st.booleans() | texts, lambda v: st.lists(v, max_size=4) | st.dictionaries(texts, v, max_size=3)))
 @settings(some, max_examples=200)
 def test_parameters_are_written_as_the_same_values(value):
     assignment = ast.parse(papermill.translators.PythonTranslator.codify(dict(value=value))).body[-1].value
