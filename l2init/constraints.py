@@ -43,6 +43,7 @@ class ClippingHyper(Options):
 class WeightClipping(Part):
     "After each step, weights are clipped to a range that depends on the layer's fan in."
     title, source, hyper = "Weight clipping", "Elsayed et al. 2024", ClippingHyper
+    asks_layers = True
     formula = "θ ← clip(θ, ± κ / √fan in)"
     tried = dict(bound=[1., 2., 3., 4., 5.], last=["clipped", "free"])
     steady = True
@@ -77,6 +78,7 @@ class NormalizeAndProjectHyper(Options):
 class NormalizeAndProject(Part):
     "Layer norm before each activation; after each step, weights get their first length again."
     title, source, hyper = "Normalize and project", "Lyle et al. 2024", NormalizeAndProjectHyper
+    asks_layers = True
     formula = "W ← ‖W0‖ W / ‖W‖ of each hidden layer, after layer norm"
     network, steady = dict(layer_norm=True), True
 
@@ -140,6 +142,8 @@ class HareAndTortoise(Part):
 # %% ../nbs/08_constraints.ipynb #41956f2c
 class AtBoundary(Part):
     "What is done before each task but the first."
+    needs_tasks = True
+
     def between_tasks(self, ended, following, step):
         "Prepare for `following`, if there is one."
         if following is not None: self.prepare(following)
@@ -170,6 +174,7 @@ class FullReset(AtBoundary):
 class HeadReset(AtBoundary):
     "Before each task, a fresh output layer."
     title, source = "Head reset", "Dohare et al. 2024, continual ImageNet"
+    asks_layers = True
     formula = "weights and biases of the output layer ← fresh ones, at a boundary"
     per_weight = True
 
@@ -234,6 +239,7 @@ def matrices(layer:Layer, weight:Tensor)->Tensor: # [K, …, out, in]
 class FIRE(AtBoundary):
     "Before each task, the singular values of the weights are made more equal."
     title, source = "FIRE", "Han et al. 2026"
+    asks_layers = True
     formula = "W ← √(out / in) · ten steps of Newton and Schulz, at a boundary"
 
     def prepare(self, task):
@@ -255,6 +261,7 @@ class DASHHyper(Options):
 class DASH(AtBoundary):
     "Before each task, weights shrink that do not point where its gradients do."
     title, source, hyper = "DASH", "Shin et al. 2024", DASHHyper
+    asks_layers = True
     formula = "w ← w · clip(cos(w, G), λ, 1), G a mean of the new task's -∇L, at a boundary"
     tried = dict(mix=[.1, .3], floor=[.05, .1, .3])
 

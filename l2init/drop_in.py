@@ -74,6 +74,11 @@ class ModuleNetwork:
             raise InputError("This method renews units: give example=, a batch by which they are found.")
         return list(self.found)
 
+    @property
+    def tensors(self)->dict[str, slice]:
+        "Where each parameter is among all, by the name of its draws."
+        return {s.key: s.where for s in self.slots}
+
     def parameter(self, s:Slot)->nn.Parameter:
         "The parameter of a slot."
         return getattr(self.model.get_submodule(s.module), s.name)
@@ -120,6 +125,14 @@ class ModuleStack:
         "All parameters, or what `of` gives for each."
         n = self.network
         return torch.cat([s.flat(of(n.parameter(s)).detach()) for s in n.slots])[None]
+
+    @property
+    def lr(self)->Tensor: # [1, P]
+        "The learning rate of each parameter, as the optimizer has it now."
+        rates = {id(p): g["lr"] for g in self.optimizer.param_groups for p in g["params"]}
+        of = [self.theta0.new_full((1, s.where.stop - s.where.start), float(rates[id(self.network.parameter(s))]))
+              for s in self.network.slots]
+        return torch.cat(of, 1)
 
     @property
     def theta(self)->Tensor: # [1, P]
@@ -199,6 +212,11 @@ def _check(self:DropIn, name, values):
     if isinstance(self.optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS learns the loss's curvature from how gradients change, which a method would spoil.")
     for p in self.method.parts:
+        if p.needs_tasks:
+            raise InputError(f"method {name} acts at boundaries between tasks, which a loop of your own has no word for.")
+        if p.asks_layers:
+            raise InputError(f"method {name} asks for the layers of the package's own networks. "
+                             f"It can be tried in a cohort: method={name!r}.")
         if own := p.optimizer_options("adam", values):
             raise InputError(f"method {name} wants {own} of the optimizer, which torch.optim does not have.")
 

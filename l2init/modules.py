@@ -248,6 +248,11 @@ def takes(self:StackedModule, shape:tuple)->bool: return shape == self.shape
 def in_loops(self:StackedModule, yes:bool=True)->StackedModule: return self
 
 @patch(as_prop=True)
+def tensors(self:StackedModule)->dict[str, slice]:
+    "Where each parameter tensor is among all, by name."
+    return {name: where for name, (*_, where) in self.slots.items()}
+
+@patch(as_prop=True)
 def names(self:StackedModule)->list[str]: return list(self.views(torch.empty(0, self.size)))
 
 @patch

@@ -780,6 +780,11 @@ def loops(self:Network)->bool:
     return self.layers[0].in_loops
 
 @patch(as_prop=True)
+def tensors(self:Network)->dict[str, slice]:
+    "Where each parameter tensor is among all, by name."
+    return {name: where for name, (*_, where) in self.slots.items()}
+
+@patch(as_prop=True)
 def origin(self:Network)->list:
     "What the layers are and draw their weights from: the same for networks that do the same."
     return [(repr(layer), layer.distribution) for layer in self.layers]

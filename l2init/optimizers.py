@@ -210,6 +210,7 @@ def _by_row(self:UPGD, utility):
 class AdamRel(Part):
     "At a boundary, Adam counts its steps anew; its moments stay."
     title, source, optimizer = "Adam-Rel", "Ellis et al. 2024", "adam"
+    needs_tasks = True
     formula = "t ← 0 at a boundary, m and v kept"
 
     def between_tasks(self, ended, following, step):

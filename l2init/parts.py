@@ -74,6 +74,8 @@ class Part:
     hyper: ClassVar[type[Options]] = Options # its hyper-parameters
     tried: ClassVar[dict[str, list]] = {} # the values that its paper tried
     network: ClassVar[dict] = {} # options of the network that it sets
+    asks_layers: ClassVar[bool] = False # is it for the layers of the package's own networks?
+    needs_tasks: ClassVar[bool] = False # is it nothing without boundaries between tasks?
     optimizer: ClassVar[str] = "" # the one that it is for; "": any
     per_weight: ClassVar[bool] = False # must the optimizer count steps by weight?
     steady: ClassVar[bool] = False # the same operations in every step?

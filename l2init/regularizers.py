@@ -604,7 +604,7 @@ class WassersteinPenalty(Penalty):
 
     def tensors(self)->list[slice]:
         "Where the parameters are, one after the other, among all [K, P]."
-        return [where for *_, where in self.stack.network.slots.values()]
+        return list(self.stack.network.tensors.values())
 
     def anchor_at(self, step):
         "The initial values in the order that the weights have now."
@@ -638,6 +638,7 @@ def matrices(network:Network, flat:Tensor)->list[Tensor]: # [K, P] -> [K, out, r
 class MatrixPenalty(Part):
     "λ Σ h(W) over the layers' matrices; a subclass says with `of` and `slope_of` what h is."
     hyper, steady, elementwise, anchor = Strength, True, False, "zero"
+    asks_layers = True
     vectors: ClassVar[float] = 0. # what ‖b‖² counts, of biases
 
     @classmethod
@@ -787,6 +788,7 @@ class Consolidation(Part):
     title, source = "EWC", "Kirkpatrick et al. 2017"
     formula = "½ β Σ F (θ − θ*)² for each task that has ended"
     hyper, steady, elementwise = ConsolidationHyper, True, True
+    needs_tasks = True
     tried = dict(importance=[10.])
 
     def start(self):

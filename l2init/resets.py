@@ -447,6 +447,7 @@ class SelfNormalizedResets(Part):
     formula = "a unit that is silent for τ examples is renewed; τ: a percentile of its silences"
     tried = dict(percentile=[.92, .96, .98, .99, .995, .9975, .99875])
     bins: ClassVar[int] = 200 # of the histograms
+    needs_tasks = True # its thresholds are set there
 
     def start(self):
         "Ages and thresholds [K, units of all layers], and histograms of ages [K, units, bins]."
@@ -636,7 +637,7 @@ def after_step(self:SelectiveWeights, seen, step):
     stack, theta = self.stack, self.stack.theta
     size = (theta * self.last if self.values["utility"] == "gradient" else theta).abs()
     mask = torch.cat([self.least(size[:, where], name, step)
-                      for name, (*_, where) in stack.network.slots.items()], 1)
+                      for name, where in stack.network.tensors.items()], 1)
     mask &= self.due(step)
     fresh = stack.network.draw("renew", stack.seeds, step).to(theta)
     theta.copy_(torch.where(mask, fresh, theta))

@@ -11,7 +11,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from l2init.cohorts import Cohort
 from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in
-from l2init.methods import grid
+from l2init.internals.core import InputError
+from l2init.methods import grid, methods
 from l2init.units import reading, tensors_of, units
 
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
@@ -192,3 +193,27 @@ def test_frozen_layers_stay():
         model(x).square().mean().backward()
         opt.step()
     assert torch.equal(model[0].weight, before)
+
+
+def perceptron(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+@pytest.mark.parametrize("where", ["a loop of one's own", "a cohort of modules"])
+@pytest.mark.parametrize("method", methods)
+def test_every_method_works_on_modules_or_says_why_not(method, where):
+    x, y, model = torch.randn(16, 1, 8, 8), torch.randint(3, (16,)), perceptron(None, 3)
+    hyper = hyper_of(method)
+    try:
+        if where == "a cohort of modules":
+            cohort = Cohort(grid(method, [0], [1e-2], **{n: v[:1] for n, v in hyper.items()}), (1, 8, 8), 3, method, "adam", "module", factory=perceptron)
+            step = lambda: cohort.step(x[None], y[None])
+        else:
+            optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+            drop_in(method, model, optimizer, example=x, **{n: v[0] for n, v in hyper.items()})
+            def step():
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    except InputError as e: return print(e)
+    for _ in range(3): step()
