@@ -213,7 +213,7 @@ def _check(self:DropIn, name, values):
         raise InputError("LBFGS learns the loss's curvature from how gradients change, which a method would spoil.")
     for p in self.method.parts:
         if p.needs_tasks:
-            raise InputError(f"method {name} acts at boundaries between tasks, which a loop of your own has no word for.")
+            raise InputError(f"method {name} acts at boundaries between the tasks of a stream: it is for cohorts.")
         if p.asks_layers:
             raise InputError(f"method {name} asks for the layers of the package's own networks. "
                              f"It can be tried in a cohort: method={name!r}.")
