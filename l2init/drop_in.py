@@ -121,10 +121,11 @@ class ModuleStack:
         self.theta0 = self.gathered()
         self.mask = (~norms).to(self.theta0.dtype) if norms.any() else None
 
-    def gathered(self, of=lambda p: p)->Tensor: # [1, P], a copy
+    def gathered(self, of=None)->Tensor: # [1, P], a copy
         "All parameters, or what `of` gives for each."
-        n = self.network
-        return torch.cat([s.flat(of(n.parameter(s)).detach()) for s in n.slots])[None]
+        own = [self.network.parameter(s) for s in self.network.slots]
+        wanted = own if of is None else [of(p) for p in own]
+        return torch.cat([s.flat(t.detach()) for s, t in zip(self.network.slots, wanted)])[None]
 
     @property
     def lr(self)->Tensor: # [1, P]

@@ -35,7 +35,7 @@ def test_every_method_on_every_stream(method, name):
         assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
 
 
-ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu"))) # on each stream, a method of another kind
+ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise"))) # on each stream, a method of another kind
 
 
 @pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
