@@ -34,8 +34,7 @@ def test_outputs_are_stored(notebook):
     for c in code:
         source = "".join(c["source"])
         if "plt.show()" in source and "def " not in source: assert any("image/png" in o.get("data", {}) for o in c["outputs"]), f"no figure is stored under: {source[:80]}"
-    long = notebook.parent.name == "reports" or notebook.name == "reference.ipynb" # which has every public name
-    assert (ROOT / notebook).stat().st_size < (1_000_000 if long else 300_000)
+    assert (ROOT / notebook).stat().st_size < (1_000_000 if notebook.parent.name == "reports" else 300_000)
     assert len({c["id"] for c in cells(notebook)}) == len(cells(notebook))
 
 
