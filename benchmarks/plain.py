@@ -14,7 +14,7 @@ class PlainLearner:
         self.model, self.strength, self.reset = model, strength, reset
         self.anchors = [p.detach().clone() for p in model.parameters()]
         self.optimizer = optimizer(model.parameters())
-        self.right = torch.zeros(())
+        self.right = torch.zeros((), device=self.anchors[0].device)
         if reset: reset.start(self)
 
     def step(self, x, y):

@@ -168,6 +168,14 @@ def moments(self:ModuleStack)->list[dict]:
                 out.setdefault(what, {}).setdefault(s.module, {})[s.name] = t[None]
     return list(out.values())
 
+@patch
+def forget(self:ModuleStack, which:Tensor)->None: # bool, [1, P]
+    "Set to 0 what the optimizer remembers of some parameters."
+    wanted = self.network.views(which)
+    for of_modules in self.moments:
+        for module, of in of_modules.items():
+            for name, t in of.items(): t.masked_fill_(wanted[module][name], 0.)
+
 # %% ../nbs/18_drop_in.ipynb #2b712073
 class DropIn:
     "A method, hooked to a model and its optimizer, until `remove()`."

@@ -54,6 +54,11 @@ class Stack:
         norm = self.network.is_norm()
         return (~norm).to(self.theta) if norm.any() else None
 
+    def forget(self, which:Tensor)->None: # bool, [K, P]
+        "Set to 0 what the optimizer remembers of some parameters."
+        for m in self.memory.values():
+            if m.shape == self.theta.shape: m.masked_fill_(which, 0.)
+
     @property
     def in_loops(self)->bool:
         "Are the forms that are written out for a CPU wanted?"

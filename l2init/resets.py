@@ -641,8 +641,7 @@ def after_step(self:SelectiveWeights, seen, step):
     mask &= self.due(step)
     fresh = stack.network.draw("renew", stack.seeds, step).to(theta)
     theta.copy_(torch.where(mask, fresh, theta))
-    for m in stack.memory.values():
-        if m.shape == theta.shape: m.masked_fill_(mask, 0.)
+    stack.forget(mask)
 
 # %% ../nbs/06_resets.ipynb #85791c71
 @patch

@@ -1,0 +1,104 @@
+"""Lock-step training on a GPU: learner-steps per second of wall time, beside the plain per-learner loop on the same GPU. Writes results_gpu.json.
+
+`--profile` shows instead which kernels a step of the MLP spends its time in.
+"""
+import argparse
+import json
+import platform
+import time
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+
+import torch
+from plain import PlainLearner
+from throughput import CIFAR, HYPER, IMAGENET, MNIST, OPTIMIZERS, WORKS, alternate, cohort, learners, middle, plain, shape, turns
+
+from l2init.cohorts import Cohort
+from l2init.internals.engines import engine
+from l2init.methods import methods
+from l2init.streams import stream
+
+SIZES = dict(mlp=(1, 16, 64, 256, 1024, 4096), cnn=(1, 8, 32, 128))
+MODULES = dict(resnet18=dict(width=16), vit_small={})
+
+
+def plain_on_a_gpu(work):
+    "Examples of a plain per-learner loop that are on the GPU before, as a careful user would have them."
+    s, learner = plain(work)
+    on_gpu = PlainLearner(learner.model.cuda(), OPTIMIZERS[WORKS[work][2]], WORKS[work][4].get("strength", 0.), None)
+    tasks = count()
+    def turn():
+        batches = [(x[0], y[0]) for x, y in s.task(next(tasks) % s.tasks, torch.tensor([0], device="cuda")).batches()]
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for x, y in batches: on_gpu.step(x, y)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    return s.steps, turn
+
+
+def works(repetitions):
+    "Learner-steps per second: work -> size of the cohort, 0 for the plain loop -> rate; the sizes take turns."
+    out = {}
+    for work, (_, network, _, _, _, reset) in WORKS.items():
+        contestants = {} if reset else {0: plain_on_a_gpu(work)}
+        for size in SIZES[network]:
+            s, c = cohort(work, size, "cuda")
+            contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
+        out[work] = middle(alternate(contestants, repetitions))
+        print(f"{work:34}" + "".join(f" {k or 'plain'}: {r:.0f}" for k, r in out[work].items()), flush=True)
+    return out
+
+
+def of_methods(network, size, repetitions):
+    "Learner-steps per second of each method in lock-step, and the methods that are not replayed from a recording."
+    s, contestants, others = stream(**dict(mlp=MNIST, cnn=CIFAR)[network]), {}, {}
+    for method, m in methods.items():
+        hyper = {n: HYPER[n] for n in m.hyper.model_fields if n in HYPER}
+        e = engine(Cohort(learners(method, hyper, size, 2), shape(s), s.outputs, method, "adam", network, "cuda"))
+        if e.reasons: others[method] = str(e)
+        contestants[method] = size * s.steps, turns(s, e, time.perf_counter)
+    rates = middle(alternate(contestants, repetitions))
+    print(f"\n{network}, {size} learners, beside plain training: " + ", ".join(f"{m} {r / rates['plain']:.2f}" for m, r in rates.items()))
+    print("\n".join(others.values()), flush=True)
+    return rates
+
+
+def modules(repetitions):
+    "Learner-steps per second of cohorts of modules, which take their steps as they are defined."
+    out = {}
+    for network, options in MODULES.items():
+        s, contestants = stream(**CIFAR), {}
+        for size in (1, 8, 32):
+            e = engine(Cohort(learners("l2_init", dict(strength=1e-2), size, 1), shape(s), s.outputs, "l2_init", "adam", network, "cuda", **options))
+            contestants[size] = size * s.steps, turns(s, e, time.perf_counter)
+        out[network] = middle(alternate(contestants, repetitions))
+        print(f"{network}: " + ", ".join(f"{k}: {r:.0f}" for k, r in out[network].items()), flush=True)
+    return out
+
+
+def profile(size):
+    "A table of the kernels in a task of the MLP with Adam and L2 Init."
+    turn = turns(*cohort("MLP, Adam, L2 Init", size, "cuda"), time.perf_counter)
+    turn()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen: seconds = turn()
+    print(f"{size} learners, 200 steps in {seconds * 1e3:.1f} ms")
+    print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=70))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--profile", type=int, metavar="LEARNERS")
+    args = parser.parse_args()
+    if not torch.cuda.is_available(): parser.exit(1, "There is no GPU here.\n")
+    if args.profile: return profile(args.profile)
+    out = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
+    out |= dict(works=works(args.repetitions), modules=modules(args.repetitions), methods={n: of_methods(n, k, args.repetitions) for n, k in dict(mlp=64, cnn=16).items()})
+    path = Path(__file__).with_name("results_gpu.json")
+    path.write_text(json.dumps(out, indent=1) + "\n")
+    print(f"written to {path.name}")
+
+
+if __name__ == "__main__": main()
