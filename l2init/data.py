@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +46,15 @@ class Dataset:
     def scale(self, images:Tensor)->Tensor: # float32, same shape
         "Bytes to floating point: `(images / 255 - mean) / std`, channel by channel. Features stay."
         if images.is_floating_point(): return images
-        m, s = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None]
+        factor, shift = (t.to(images.device) for t in self.factors)
+        return images.to(torch.float32, copy=True).mul_(factor).sub_(shift)
+
+    @cached_property
+    def factors(self)->tuple[Tensor, Tensor]: # each [C, 1, 1]
+        "What bytes are multiplied with, and what is subtracted then; kept, as a GPU would be waited for."
+        m, s = (torch.tensor(v, dtype=torch.float32, device=self.labels.device)[:, None, None]
                 for v in (self.mean, self.std))
-        return images.to(torch.float32, copy=True).mul_(1 / (255 * s)).sub_(m / s)
+        return 1 / (255 * s), m / s
 
 # %% ../nbs/00_data.ipynb #b96ca526
 datasets = Registry("data set")
