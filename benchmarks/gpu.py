@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,8 @@ from l2init.internals.engines import engine
 from l2init.methods import methods
 from l2init.streams import stream
 
-SIZES = dict(mlp=(1, 16, 64, 256, 1024, 4096), cnn=(1, 8, 32, 128))
+SIZES = dict(mlp=(1, 16, 64, 256, 1024), cnn=(1, 8, 32, 128))
+PATH = Path(__file__).with_name("results_gpu.json")
 MODULES = dict(resnet18=dict(width=16), vit_small={})
 
 
@@ -95,10 +97,10 @@ def main():
     if not torch.cuda.is_available(): parser.exit(1, "There is no GPU here.\n")
     if args.profile: return profile(args.profile)
     out = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
-    out |= dict(works=works(args.repetitions), modules=modules(args.repetitions), methods={n: of_methods(n, k, args.repetitions) for n, k in dict(mlp=64, cnn=16).items()})
-    path = Path(__file__).with_name("results_gpu.json")
-    path.write_text(json.dumps(out, indent=1) + "\n")
-    print(f"written to {path.name}")
+    for name, measure in dict(works=works, mlp=partial(of_methods, "mlp", 64), modules=modules, cnn=partial(of_methods, "cnn", 16)).items():
+        out[name] = measure(args.repetitions)
+        PATH.write_text(json.dumps(out, indent=1) + "\n")
+    print(f"written to {PATH.name}")
 
 
 if __name__ == "__main__": main()

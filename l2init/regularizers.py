@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty', 'L2Penalty', 'L2InitPenalty', 'L1InitPenalty',
-           'HuberInitPenalty', 'ResampledPenalty', 'is_norm', 'norm_parameters', 'Regularizer', 'L2', 'L2Init',
-           'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer', 'ranked', 'WassersteinPenalty',
-           'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper', 'ParsevalPenalty', 'SpectralHyper',
-           'SpectralPenalty', 'Spectral', 'Parseval', 'ConsolidationHyper', 'Consolidation', 'squared_gradients']
+           'HuberInitPenalty', 'ResampledPenalty', 'stacked_value', 'stacked_gradient', 'is_norm', 'norm_parameters',
+           'Regularizer', 'L2', 'L2Init', 'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer',
+           'ranked', 'WassersteinPenalty', 'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper',
+           'ParsevalPenalty', 'SpectralHyper', 'SpectralPenalty', 'Spectral', 'Parseval', 'ConsolidationHyper',
+           'Consolidation', 'squared_gradients']
 
 # %% ../nbs/05_regularizers.ipynb #63697cdf
 import copy
@@ -109,8 +110,7 @@ class ResampledPenalty(Penalty):
     anchor, elementwise = "resampled", False
 
 # %% ../nbs/05_regularizers.ipynb #5e46b60f
-@patch(cls_method=True)
-def stacked_value(cls:Penalty,
+def stacked_value(penalty:type[Penalty],
                   theta:Tensor, # [K, P]
                   anchor:Tensor|float, # [K, P], or 0.
                   strength:Tensor, # [K, 1]
@@ -118,16 +118,15 @@ def stacked_value(cls:Penalty,
                   **hyper, # further hyper-parameters, [K, 1] each
                  )->Tensor: # [K]
     "The penalty of each learner."
-    h = cls.value(theta - anchor, **hyper)
+    h = penalty.value(theta - anchor, **hyper)
     return (strength * (h if mask is None else h * mask)).sum(1)
 
 # %% ../nbs/05_regularizers.ipynb #5bd5c991
-@patch(cls_method=True)
-def stacked_gradient(cls:Penalty,
+def stacked_gradient(penalty:type[Penalty],
                      theta:Tensor, anchor:Tensor|float, strength:Tensor,
                      mask:Tensor|None=None, **hyper)->Tensor: # [K, P]
     "The gradient of `stacked_value`, in closed form."
-    g = cls.slope(theta - anchor, **hyper).mul_(strength)
+    g = penalty.slope(theta - anchor, **hyper).mul_(strength)
     return g if mask is None else g.mul_(mask)
 
 # %% ../nbs/05_regularizers.ipynb #8e720928
@@ -143,8 +142,8 @@ def anchor_at(self:Penalty, step:int|Tensor)->Tensor|float:
 def gradient(self:Penalty, theta, grad, step):
     "Add the penalty's gradient, [K, P], to that of the loss."
     further = {n: v for n, v in self.values.items() if n != "strength"}
-    pull = self.stacked_gradient(theta, self.anchor_at(step), self.values["strength"],
-                                 self.stack.mask, **further)
+    pull = stacked_gradient(self, theta, self.anchor_at(step), self.values["strength"],
+                            self.stack.mask, **further)
     grad.add_(pull)
 
 # %% ../nbs/05_regularizers.ipynb #3e07d793

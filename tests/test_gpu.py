@@ -79,7 +79,7 @@ def test_replayed_steps_on_a_gpu(method):
     steps = engine(replayed)
     steps.learn(s.task(0, replayed.seeds))
     if steps.reasons: return print(steps)
-    assert len(steps.recordings) == 2
+    assert steps.recordings
     task = s.task(1, replayed.seeds)
     task.examples # made before
     torch.cuda.set_sync_debug_mode("error")
