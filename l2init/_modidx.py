@@ -1095,6 +1095,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                      'l2init.regularizers._values': ('regularizers.html#_values', 'l2init/regularizers.py'),
                                      'l2init.regularizers._wide': ('regularizers.html#_wide', 'l2init/regularizers.py'),
                                      'l2init.regularizers._with_hooks': ('regularizers.html#_with_hooks', 'l2init/regularizers.py'),
+                                     'l2init.regularizers.ascending': ('regularizers.html#ascending', 'l2init/regularizers.py'),
                                      'l2init.regularizers.is_norm': ('regularizers.html#is_norm', 'l2init/regularizers.py'),
                                      'l2init.regularizers.matrices': ('regularizers.html#matrices', 'l2init/regularizers.py'),
                                      'l2init.regularizers.norm_parameters': ('regularizers.html#norm_parameters', 'l2init/regularizers.py'),

@@ -6,7 +6,7 @@
 __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty', 'L2Penalty', 'L2InitPenalty', 'L1InitPenalty',
            'HuberInitPenalty', 'ResampledPenalty', 'stacked_value', 'stacked_gradient', 'is_norm', 'norm_parameters',
            'Regularizer', 'L2', 'L2Init', 'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer',
-           'ranked', 'WassersteinPenalty', 'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper',
+           'ascending', 'ranked', 'WassersteinPenalty', 'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper',
            'ParsevalPenalty', 'SpectralHyper', 'SpectralPenalty', 'Spectral', 'Parseval', 'ConsolidationHyper',
            'Consolidation', 'squared_gradients']
 
@@ -581,12 +581,25 @@ def regularizer(name:str, # one of `regularizers`
     "The drop-in regularizer `name` for `model`."
     return regularizers[name](model, **options)
 
+# %% ../nbs/05_regularizers.ipynb #4279a4a7
+def ascending(x:Tensor)->Tensor: # [..., n] -> int64, [..., n]
+    "Where the smallest is, the next one, and so on: `x.argsort(stable=True)`, on a CPU several times as fast."
+    if x.device.type != "cpu" or x.dtype != torch.float32: return x.argsort(dim=-1, stable=True)
+    bits = (x + 0.).view(torch.int32) # and no -0, which would come before 0
+    ordered = (bits ^ (bits >> 31 & 0x7fffffff)).long() # as integers in the order of the numbers
+    place = torch.arange(x.shape[-1])
+    both = (ordered << 32 | place).numpy()
+    both.sort(-1)
+    return torch.from_numpy(both) & 0xffffffff
+
 # %% ../nbs/05_regularizers.ipynb #5836a4cf
 def ranked(x:Tensor, # [..., n]
            values:Tensor, # [..., n], ascending
+           order:Tensor|None=None, # int64, [..., n]: what sorts `x`; None: it is found out
           )->Tensor: # [..., n]
     "`values` in the order of `x`: the smallest stands where `x` is smallest, and so on."
-    return torch.empty_like(x).scatter(-1, x.argsort(dim=-1, stable=True), values.to(x))
+    if order is None: order = x.argsort(dim=-1, stable=True)
+    return torch.empty_like(x).scatter(-1, order, values.to(x))
 
 # %% ../nbs/05_regularizers.ipynb #28f21333
 @penalties.register("wasserstein")
@@ -608,7 +621,8 @@ class WassersteinPenalty(Penalty):
     def anchor_at(self, step):
         "The initial values in the order that the weights have now."
         theta, initial = self.stack.theta, self.state["initial"]
-        return torch.cat([ranked(theta[:, w], initial[:, w]) for w in self.tensors()], 1)
+        return torch.cat([ranked(theta[:, w], initial[:, w], ascending(theta[:, w]))
+                          for w in self.tensors()], 1)
 
     def in_loop(self):
         "Nothing: no loop sorts."
