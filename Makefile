@@ -39,9 +39,10 @@ reports: install ## execute the reports on the tables in results/, and draw the 
 	@$(EXECUTE) nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
-bench: install ## measure lock-step training against plain loops and JAX
+bench: install ## measure lock-step training against plain loops and JAX, and on a GPU if there is one
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,bench]"
 	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/gpu.py
 
 docs: install ## render the site into _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: get it from https://quarto.org/docs/get-started and put it on the PATH." >&2; exit 1; }

@@ -152,15 +152,6 @@ def floor(size, repetitions):
     return dict(rate=1 / (1 / max(rates["library"], rates["loops"]) + 1 / rates["update"]), size=size, **rates)
 
 
-def on_a_gpu(sizes, repetitions, device="cuda"):
-    "Learner-steps per wall second of whole cohorts of some sizes."
-    contestants = {}
-    for size in sizes:
-        s, c = cohort("MLP, Adam, L2 Init", size, device)
-        contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
-    return middle(alternate(contestants, repetitions))
-
-
 def whole_machine(size, steps, workers):
     "Learner-steps per wall second of `size` learners on all cores, as studies run them: one process with one thread for each core."
     command = [sys.executable, __file__, "--part", str(size // workers), str(steps)]
@@ -311,9 +302,6 @@ def main():
     out["study"] = share_of_steps()
     print("peak memory: " + ", ".join(f"{k} learners {m:.0f} MiB" for k, m in memory.items()) + f"; each further learner {out['memory']['per_learner_before']:.2f} MiB up to 48, {out['memory']['per_learner']:.2f} MiB up to 192")
     print(f"a study of {out['study']['wall']:.0f} s: {out['study']['share']:.0%} of the time of its workers in training steps")
-    if torch.cuda.is_available():
-        out["gpu"] = dict(name=torch.cuda.get_device_name(), sizes=on_a_gpu((16, 64, 256, 1024), args.repetitions))
-        print(f"\n{out['gpu']['name']}, learner-steps per wall second: " + ", ".join(f"{k} learners {r:.0f}" for k, r in out["gpu"]["sizes"].items()))
     if find_spec("jax") is None: print("\nJAX is not installed (it is the extra `bench`), so it is not measured, and nothing is written.")
     else:
         workers = os.cpu_count()
