@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'HUES', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
-           'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'learning_curves',
-           'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance', 'save']
+           'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'between', 'numbers',
+           'bold', 'learning_curves', 'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance',
+           'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
 from html import escape
@@ -125,6 +126,12 @@ def _title(panel, frame, width): # in lines of at most `width` characters, so th
     return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}",
                 width).replace("\xa0", " ")
 
+# %% ../nbs/16_plots.ipynb #4f91519d
+def _upright(ax, share): # after its label is set: a panel's range stays that of its values
+    low, high = ax.get_xlim()
+    if low <= share <= high: ax.axvline(share, **CHANCE)
+    else: ax.set_xlabel(f"{ax.get_xlabel()}\n{'←' if share < low else '→'} majority share {share:.2f}")
+
 # %% ../nbs/16_plots.ipynb #41daef77
 ACCURACIES = [metric for metric in AXES if metric.endswith("accuracy")]
 CHANCE = dict(color="black", ls=":", lw=1, label="majority share", zorder=3)
@@ -137,17 +144,18 @@ def draw_majority_share(ax:Axes, # has drawn an accuracy
                         how:str="level",
                        )->None:
     """A thin dotted line at the mean majority share: of each task, or of the tasks that
-    count. A note if it is far below; nothing if the table does not have it."""
+    count. A note if it is far below or, of an upright one, not within the panel's range;
+    nothing if the table does not have it."""
     if "majority_share" not in frame or frame.majority_share.isna().all(): return
     by_task, total = (frame.groupby("task").majority_share.mean(),
                       frame.majority_share[frame.counts].mean())
     low, high = ax.get_ylim()
-    if how != "upright" and high - low < LEAST * (high - by_task.min()):
+    if how == "upright": _upright(ax, total)
+    elif high - low < LEAST * (high - by_task.min()):
         ax.set_ylim(low - .12 * (high - low), high)
         ax.text(.02, .03, f"majority share {total:.2f} ↓", transform=ax.transAxes,
                 size=STYLE["legend.fontsize"])
     elif how == "over tasks": ax.plot(by_task.index, by_task, **CHANCE)
-    elif how == "upright": ax.axvline(total, **CHANCE)
     else: ax.axhline(total, **CHANCE)
 
 # %% ../nbs/16_plots.ipynb #ac1028fd
@@ -162,6 +170,45 @@ def with_chance(frame:pd.DataFrame, # as from `l2init.results.load`
         keys, dropna=False, sort=False).value.mean().to_numpy())
     return table.assign(mark=(table.online_accuracy < table.majority_share)
                              .map({True: "†", False: ""}))
+
+# %% ../nbs/16_plots.ipynb #43a1f105
+def between(mean:float, low:float, high:float, # its interval, or nan
+            sign:str="", # "+" for differences
+           )->str:
+    "A mean with its interval, as tables show it."
+    if pd.isna(low): return f"{mean:{sign}.3f}"
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+# %% ../nbs/16_plots.ipynb #54f4717f
+def numbers(frame:pd.DataFrame, # as from `l2init.results.load`
+           )->pd.DataFrame: # of text: a row per configuration, a column per stream
+    """Total average online accuracy (or squared error) with its interval; how many learners
+    diverged, and † below the majority share, which stands with the stream."""
+    table, score = _ordered(with_chance(frame)), score_of(frame)
+    table["said"] = [between(v, low, high) + f" ({n} diverged)" * bool(n) + mark for v, low, high, n, mark
+                     in zip(table[score], table.ci_low, table.ci_high, table.diverged, table.mark)]
+    details = [c for c in run_columns(frame)
+               if c not in ("stream", "method", "optimizer", "dataset") and table[c].nunique() > 1]
+    table["column"] = [", ".join(map(str, v)) for v in zip(stream_titles(table), *(table[c] for c in details))]
+    share = table.groupby("column").majority_share.mean()
+    rows = [c for c in ("optimizer", "label") if c == "label" or table[c].nunique() > 1]
+    wide = table.pivot_table(index=rows, columns="column", values="said", aggfunc=", ".join, sort=False, fill_value="")
+    return wide.rename_axis(index={"label": "method"}, columns=None).rename(
+        columns=lambda c: c if pd.isna(share[c]) else f"{c} (majority share {share[c]:.3f})")
+
+# %% ../nbs/16_plots.ipynb #d529eae4
+def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
+         best:str="max", # or "min"; "" for none
+         within:str|None=None, # a level of the index: the best in each of its values
+        )->str: # HTML
+    "A table for a page: one row of heads, and the best of each column in bold."
+    lead = table.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
+    top = lead.groupby(level=within).transform(best) if within else lead.agg(best) if best else float("nan")
+    text = table.map(lambda v: "" if pd.isna(v) else escape(str(v)))
+    marked = text.where(~lead.eq(top), "<b>" + text + "</b>").reset_index()
+    rows = [*table.index.names] # the names of methods, too, may have an ampersand
+    marked = marked.assign(**{c: marked[c].map(lambda v: escape(str(v))) for c in rows if c}).rename(columns=escape)
+    return marked.to_html(index=False, escape=False, border=0)
 
 # %% ../nbs/16_plots.ipynb #1bf973b5
 def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to draw and their metric
@@ -243,8 +290,8 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
                               (t.ci_high - t[score]).clip(0)],
                         fmt="none", ecolor="black", capsize=2, lw=1)
             ax.scatter(t[score], t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
-            draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
             ax.set(xlabel=f"total average\n{AXES[score]}", title=_title(panel, frame, 26 if narrow else 40))
+            draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
         _legend(fig, axes.flat, 1)
     return fig
 
