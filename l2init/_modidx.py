@@ -936,6 +936,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                               'l2init.plots._upright': ('plots.html#_upright', 'l2init/plots.py'),
                               'l2init.plots.between': ('plots.html#between', 'l2init/plots.py'),
                               'l2init.plots.bold': ('plots.html#bold', 'l2init/plots.py'),
+                              'l2init.plots.claims': ('plots.html#claims', 'l2init/plots.py'),
                               'l2init.plots.comparison': ('plots.html#comparison', 'l2init/plots.py'),
                               'l2init.plots.draw_example': ('plots.html#draw_example', 'l2init/plots.py'),
                               'l2init.plots.draw_majority_share': ('plots.html#draw_majority_share', 'l2init/plots.py'),

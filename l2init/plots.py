@@ -6,7 +6,7 @@
 __all__ = ['STYLE', 'AXES', 'COLORS', 'HUES', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
            'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'between', 'numbers',
            'bold', 'learning_curves', 'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance',
-           'save']
+           'claims', 'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
 from html import escape
@@ -127,10 +127,11 @@ def _title(panel, frame, width): # in lines of at most `width` characters, so th
                 width).replace("\xa0", " ")
 
 # %% ../nbs/16_plots.ipynb #4f91519d
-def _upright(ax, share): # after its label is set: a panel's range stays that of its values
+def _upright(ax, share): # a panel's range stays that of its values
     low, high = ax.get_xlim()
-    if low <= share <= high: ax.axvline(share, **CHANCE)
-    else: ax.set_xlabel(f"{ax.get_xlabel()}\n{'←' if share < low else '→'} majority share {share:.2f}")
+    within = low <= share <= high
+    if within: ax.axvline(share, **CHANCE)
+    ax.set_xlabel(f"{'dotted:' if within else '←' if share < low else '→'} majority share {share:.2f}")
 
 # %% ../nbs/16_plots.ipynb #41daef77
 ACCURACIES = [metric for metric in AXES if metric.endswith("accuracy")]
@@ -276,11 +277,13 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
     panels = list(table.panel.unique())
     columns, rows = (len(panels), 1) if len(panels) < 3 else (3, -(-len(panels) // 3))
     narrow = columns == 3
+    titles = {p: _title(p, frame, 26 if narrow else 40) for p in panels}
+    lines = 1 + max(title.count("\n") for title in titles.values())
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(
             rows, columns,
             figsize=((2 if narrow else 3) * columns + .8,
-                     .3 + rows * (.8 + (.24 if narrow else .32) * len(colors))),
+                     .5 + rows * (.6 + .15 * lines + (.24 if narrow else .32) * len(colors))),
             layout="constrained", sharey=True, squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
@@ -290,9 +293,9 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
                               (t.ci_high - t[score]).clip(0)],
                         fmt="none", ecolor="black", capsize=2, lw=1)
             ax.scatter(t[score], t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
-            ax.set(xlabel=f"total average\n{AXES[score]}", title=_title(panel, frame, 26 if narrow else 40))
+            ax.set(xlabel="", title=titles[panel], ylim=(-.6, len(colors) - .4))
             draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
-        _legend(fig, axes.flat, 1)
+        fig.supxlabel(f"total average {AXES[score]}", size=STYLE["axes.labelsize"])
     return fig
 
 # %% ../nbs/16_plots.ipynb #f572854d
@@ -352,6 +355,13 @@ def provenance(sayings:list[str], # as `l2init.results.kept` gives them
             for said, name in zip(sayings, names)]
     return ("<details class='provenance'><summary>Where the numbers come from</summary>"
             f"<ul>{''.join(rows)}</ul></details>")
+
+# %% ../nbs/16_plots.ipynb #b84a2896
+def claims(pairs:list[tuple[str, str]], # what the paper says, what the report's tables say
+          )->str: # Markdown
+    "The paper's claims, each beside what was found."
+    rows = [("Kumar et al. 2023 say", "these studies say"), ("---", "---"), *pairs]
+    return "\n".join(f"| {said} | {found} |" for said, found in rows)
 
 # %% ../nbs/16_plots.ipynb #8fbd5080
 def save(fig:Figure, # as the functions above return it
