@@ -197,6 +197,12 @@ def numbers(frame:pd.DataFrame, # as from `l2init.results.load`
     return wide.rename_axis(index={"label": "method"}, columns=None).rename(
         columns=lambda c: c if pd.isna(share[c]) else f"{c} (majority share {share[c]:.3f})")
 
+# %% ../nbs/16_plots.ipynb #62c89789
+def _aligned(column): # of numbers: as text with as many decimals as the longest of six digits has
+    if not pd.api.types.is_float_dtype(column): return column
+    decimals = column.map(lambda v: f"{v:.6g}".partition(".")[2]).str.len().max()
+    return column.map(lambda v: v if pd.isna(v) else f"{v:.{decimals}f}")
+
 # %% ../nbs/16_plots.ipynb #d529eae4
 def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
          best:str="max", # or "min"; "" for none
@@ -205,7 +211,7 @@ def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
     "A table for a page: one row of heads, and the best of each column in bold."
     lead = table.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
     top = lead.groupby(level=within).transform(best) if within else lead.agg(best) if best else float("nan")
-    text = table.map(lambda v: "" if pd.isna(v) else escape(str(v)))
+    text = table.apply(_aligned).map(lambda v: "" if pd.isna(v) else escape(str(v)))
     marked = text.where(~lead.eq(top), "<b>" + text + "</b>").reset_index()
     rows = [*table.index.names] # the names of methods, too, may have an ampersand
     marked = marked.assign(**{c: marked[c].map(lambda v: escape(str(v))) for c in rows if c}).rename(columns=escape)
@@ -310,8 +316,8 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                       {m: methods[m].title for m in values.method.unique()})
     with plt.rc_context(STYLE):
         columns, rows = min(3, len(panels)), -(-len(panels) // 3)
-        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3.2 * columns), .6 + 2.3 * rows),
-                                 layout="constrained", squeeze=False, sharey=True)
+        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3 * columns), .6 + 2.3 * rows),
+                                 layout="constrained", squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             for (method, title), marker in zip(titles.items(), MARKERS):
@@ -348,7 +354,7 @@ def provenance(sayings:list[str], # as `l2init.results.kept` gives them
                folder:str, # of the kept tables, seen from the page
                names:list[str], # of the tables
               )->str: # HTML
-    "Where the numbers of a report come from, closed until somebody wants to know, with the tables to download."
+    "Where the numbers of a report come from, closed until it is asked for, with the tables to download."
     rows = [f"<li>{escape(said)}<br>Its table: "
             + ", ".join(f'<a href="{folder}/{name}.{kind}" download>{kind}</a>'
                         for kind in ("csv", "parquet", "json")) + "</li>"
