@@ -218,6 +218,18 @@ def test_every_picture_has_alternative_text(page):
     assert all(alt.strip() for alt in re.findall(r"!\[([^\]]*)\]\(", prose(page)))
 
 
+@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports" and n.stem != "full_scale"], ids=str)
+def test_a_report_begins_with_its_finding(page):
+    "In words or, for any study, computed; every figure has a caption, and where the numbers come from is one closed box."
+    def said(c): return source(c) if c["cell_type"] == "markdown" else "".join(s for o in c["outputs"] for s in o.get("data", {}).get("text/markdown", []))
+    finding, first = (next(i for i, c in enumerate(PAGES[page]) if good(c)) for good in
+                      (lambda c: said(c).startswith("**Finding.** "), lambda c: any("image/png" in o.get("data", {}) for o in c.get("outputs", []))))
+    assert finding < first
+    assert all("fig-cap" in options(c) for c in shown(page) if "fig-alt" in options(c))
+    boxes = sum("<details class='provenance'>" in s for c in code(page) for o in c["outputs"] for s in o.get("data", {}).get("text/html", []))
+    assert boxes == (page.stem != "throughput") # which has one machine and no study
+
+
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
 def test_nothing_on_a_page_comes_from_elsewhere(page):
     assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|link|img|iframe)\b", prose(page))
