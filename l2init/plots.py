@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'AXES', 'COLORS', 'HUES', 'MARKERS', 'STAND_INS', 'ACCURACIES', 'CHANCE', 'LEAST', 'method_color', 'palette',
-           'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'learning_curves',
-           'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance', 'save']
+           'stream_title', 'stream_titles', 'draw_example', 'draw_majority_share', 'with_chance', 'between', 'numbers',
+           'bold', 'learning_curves', 'probe_curves', 'comparison', 'sensitivity', 'means', 'totals', 'provenance',
+           'claims', 'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
 from html import escape
@@ -125,6 +126,13 @@ def _title(panel, frame, width): # in lines of at most `width` characters, so th
     return fill(f"{panel}, {frame.seed.nunique()}\xa0seed{'s' if frame.seed.nunique() > 1 else ''}",
                 width).replace("\xa0", " ")
 
+# %% ../nbs/16_plots.ipynb #4f91519d
+def _upright(ax, share): # a panel's range stays that of its values
+    low, high = ax.get_xlim()
+    within = low <= share <= high
+    if within: ax.axvline(share, **CHANCE)
+    ax.set_xlabel(f"{'dotted:' if within else '←' if share < low else '→'} majority share {share:.2f}")
+
 # %% ../nbs/16_plots.ipynb #41daef77
 ACCURACIES = [metric for metric in AXES if metric.endswith("accuracy")]
 CHANCE = dict(color="black", ls=":", lw=1, label="majority share", zorder=3)
@@ -137,17 +145,18 @@ def draw_majority_share(ax:Axes, # has drawn an accuracy
                         how:str="level",
                        )->None:
     """A thin dotted line at the mean majority share: of each task, or of the tasks that
-    count. A note if it is far below; nothing if the table does not have it."""
+    count. A note if it is far below or, of an upright one, not within the panel's range;
+    nothing if the table does not have it."""
     if "majority_share" not in frame or frame.majority_share.isna().all(): return
     by_task, total = (frame.groupby("task").majority_share.mean(),
                       frame.majority_share[frame.counts].mean())
     low, high = ax.get_ylim()
-    if how != "upright" and high - low < LEAST * (high - by_task.min()):
+    if how == "upright": _upright(ax, total)
+    elif high - low < LEAST * (high - by_task.min()):
         ax.set_ylim(low - .12 * (high - low), high)
         ax.text(.02, .03, f"majority share {total:.2f} ↓", transform=ax.transAxes,
                 size=STYLE["legend.fontsize"])
     elif how == "over tasks": ax.plot(by_task.index, by_task, **CHANCE)
-    elif how == "upright": ax.axvline(total, **CHANCE)
     else: ax.axhline(total, **CHANCE)
 
 # %% ../nbs/16_plots.ipynb #ac1028fd
@@ -162,6 +171,51 @@ def with_chance(frame:pd.DataFrame, # as from `l2init.results.load`
         keys, dropna=False, sort=False).value.mean().to_numpy())
     return table.assign(mark=(table.online_accuracy < table.majority_share)
                              .map({True: "†", False: ""}))
+
+# %% ../nbs/16_plots.ipynb #43a1f105
+def between(mean:float, low:float, high:float, # its interval, or nan
+            sign:str="", # "+" for differences
+           )->str:
+    "A mean with its interval, as tables show it."
+    if pd.isna(low): return f"{mean:{sign}.3f}"
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+# %% ../nbs/16_plots.ipynb #54f4717f
+def numbers(frame:pd.DataFrame, # as from `l2init.results.load`
+           )->pd.DataFrame: # of text: a row per configuration, a column per stream
+    """Total average online accuracy (or squared error) with its interval; how many learners
+    diverged, and † below the majority share, which stands with the stream."""
+    table, score = _ordered(with_chance(frame)), score_of(frame)
+    table["said"] = [between(v, low, high) + f" ({n} diverged)" * bool(n) + mark for v, low, high, n, mark
+                     in zip(table[score], table.ci_low, table.ci_high, table.diverged, table.mark)]
+    details = [c for c in run_columns(frame)
+               if c not in ("stream", "method", "optimizer", "dataset") and table[c].nunique() > 1]
+    table["column"] = [", ".join(map(str, v)) for v in zip(stream_titles(table), *(table[c] for c in details))]
+    share = table.groupby("column").majority_share.mean()
+    rows = [c for c in ("optimizer", "label") if c == "label" or table[c].nunique() > 1]
+    wide = table.pivot_table(index=rows, columns="column", values="said", aggfunc=", ".join, sort=False, fill_value="")
+    return wide.rename_axis(index={"label": "method"}, columns=None).rename(
+        columns=lambda c: c if pd.isna(share[c]) else f"{c} (majority share {share[c]:.3f})")
+
+# %% ../nbs/16_plots.ipynb #62c89789
+def _aligned(column): # of numbers: as text with as many decimals as the longest of six digits has
+    if not pd.api.types.is_float_dtype(column): return column
+    decimals = column.map(lambda v: f"{v:.6g}".partition(".")[2]).str.len().max()
+    return column.map(lambda v: v if pd.isna(v) else f"{v:.{decimals}f}")
+
+# %% ../nbs/16_plots.ipynb #d529eae4
+def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
+         best:str="max", # or "min"; "" for none
+         within:str|None=None, # a level of the index: the best in each of its values
+        )->str: # HTML
+    "A table for a page: one row of heads, and the best of each column in bold."
+    lead = table.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
+    top = lead.groupby(level=within).transform(best) if within else lead.agg(best) if best else float("nan")
+    text = table.apply(_aligned).map(lambda v: "" if pd.isna(v) else escape(str(v)))
+    marked = text.where(~lead.eq(top), "<b>" + text + "</b>").reset_index()
+    rows = [*table.index.names] # the names of methods, too, may have an ampersand
+    marked = marked.assign(**{c: marked[c].map(lambda v: escape(str(v))) for c in rows if c}).rename(columns=escape)
+    return marked.to_html(index=False, escape=False, border=0)
 
 # %% ../nbs/16_plots.ipynb #1bf973b5
 def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to draw and their metric
@@ -229,11 +283,13 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
     panels = list(table.panel.unique())
     columns, rows = (len(panels), 1) if len(panels) < 3 else (3, -(-len(panels) // 3))
     narrow = columns == 3
+    titles = {p: _title(p, frame, 26 if narrow else 40) for p in panels}
+    lines = 1 + max(title.count("\n") for title in titles.values())
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(
             rows, columns,
             figsize=((2 if narrow else 3) * columns + .8,
-                     .3 + rows * (.8 + (.24 if narrow else .32) * len(colors))),
+                     .5 + rows * (.6 + .15 * lines + (.24 if narrow else .32) * len(colors))),
             layout="constrained", sharey=True, squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
@@ -243,9 +299,9 @@ def comparison(frame:pd.DataFrame, # as from `l2init.results.load`
                               (t.ci_high - t[score]).clip(0)],
                         fmt="none", ecolor="black", capsize=2, lw=1)
             ax.scatter(t[score], t.label, c=[colors[l] for l in t.label], s=28, zorder=4)
+            ax.set(xlabel="", title=titles[panel], ylim=(-.6, len(colors) - .4))
             draw_majority_share(ax, drawn[drawn.panel == panel], "upright")
-            ax.set(xlabel=f"total average\n{AXES[score]}", title=_title(panel, frame, 26 if narrow else 40))
-        _legend(fig, axes.flat, 1)
+        fig.supxlabel(f"total average {AXES[score]}", size=STYLE["axes.labelsize"])
     return fig
 
 # %% ../nbs/16_plots.ipynb #f572854d
@@ -260,8 +316,8 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                       {m: methods[m].title for m in values.method.unique()})
     with plt.rc_context(STYLE):
         columns, rows = min(3, len(panels)), -(-len(panels) // 3)
-        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3.2 * columns), .6 + 2.3 * rows),
-                                 layout="constrained", squeeze=False, sharey=True)
+        fig, axes = plt.subplots(rows, columns, figsize=(max(5, 3 * columns), .6 + 2.3 * rows),
+                                 layout="constrained", squeeze=False)
         for ax in axes.flat[len(panels):]: ax.axis("off")
         for ax, panel in zip(axes.flat, panels):
             for (method, title), marker in zip(titles.items(), MARKERS):
@@ -298,13 +354,20 @@ def provenance(sayings:list[str], # as `l2init.results.kept` gives them
                folder:str, # of the kept tables, seen from the page
                names:list[str], # of the tables
               )->str: # HTML
-    "Where the numbers of a report come from, closed until somebody wants to know, with the tables to download."
+    "Where the numbers of a report come from, closed until it is asked for, with the tables to download."
     rows = [f"<li>{escape(said)}<br>Its table: "
             + ", ".join(f'<a href="{folder}/{name}.{kind}" download>{kind}</a>'
                         for kind in ("csv", "parquet", "json")) + "</li>"
             for said, name in zip(sayings, names)]
     return ("<details class='provenance'><summary>Where the numbers come from</summary>"
             f"<ul>{''.join(rows)}</ul></details>")
+
+# %% ../nbs/16_plots.ipynb #b84a2896
+def claims(pairs:list[tuple[str, str]], # what the paper says, what the report's tables say
+          )->str: # Markdown
+    "The paper's claims, each beside what was found."
+    rows = [("Kumar et al. 2023 say", "these studies say"), ("---", "---"), *pairs]
+    return "\n".join(f"| {said} | {found} |" for said, found in rows)
 
 # %% ../nbs/16_plots.ipynb #8fbd5080
 def save(fig:Figure, # as the functions above return it

@@ -194,7 +194,7 @@ class ReDo(Part):
         return dict(due=theta.new_zeros(len(theta), units)) if self.waits else {}
 
     def ends(self, step:int)->bool:
-        "Whether somebody's period ends with this step."
+        "Whether any learner's period ends with this step."
         return any(step % p == 0 for p in self.periods)
 
     def before_step(self, step):
@@ -245,7 +245,7 @@ def renew(self:ReDo,
 # %% ../nbs/06_resets.ipynb #748ec2d7
 @patch
 def idle(self:ReDo, step):
-    "How many steps from `step` on until somebody's period ends."
+    "How many steps from `step` on until any learner's period ends."
     return min(int(p - step % p) for p in self.periods)
 
 # %% ../nbs/06_resets.ipynb #e5b94927
@@ -515,7 +515,7 @@ class PeriodicReset(Part):
         return {}
 
     def ends(self, step:int)->bool:
-        "Whether somebody's period ends with this step."
+        "Whether any learner's period ends with this step."
         return any(step % p == 0 for p in self.periods)
 
     def due(self, step:int)->Tensor: # bool, [K, 1]

@@ -203,7 +203,7 @@ def _checked(self:Task, name):
 # %% ../nbs/01_streams.ipynb #2e7148d5
 @patch
 def part(self:Task, seeds:Tensor)->Task:
-    "The same task for some of its seeds. What examples have been made are not made anew."
+    "The same task for some of its seeds. Examples that have been made are not made again."
     rows = (self.seeds == seeds[:, None]).int().argmax(1)
     task = Task(self.stream, self.index, self.seeds[rows])
     for name in {"examples", "before"} & self.__dict__.keys():

@@ -2,6 +2,7 @@
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ PAGES = {n: cells(n) for n in NOTEBOOKS}
 # Every key that the project uses, looked up in Quarto's reference; entries of lists have their list's name.
 KEYS = """project project.type project.output-dir project.render metadata-files ipynb-filters execute execute.enabled lang bibliography link-citations
 format format.html format.html.theme format.html.theme.light format.html.theme.dark format.html.respect-user-color-scheme format.html.toc format.html.toc-depth format.html.html-math-method
-format.html.code-fold format.html.code-copy format.html.code-overflow format.html.fig-cap-location
+format.html.code-fold format.html.code-copy format.html.code-overflow format.html.fig-cap-location format.html.include-after-body
 website website.title website.favicon website.search website.search.location website.search.type website.page-navigation website.navbar website.navbar.left website.navbar.left.href website.navbar.left.text
 website.page-footer website.page-footer.left website.page-footer.right website.page-footer.right.href website.page-footer.right.text
 website.sidebar website.sidebar.id website.sidebar.style website.sidebar.collapse-level website.sidebar.contents website.sidebar.contents.section website.sidebar.contents.contents""".split()
@@ -146,6 +147,34 @@ def test_what_is_folded():
     assert any("code-fold: true" in t and "plt." in t for t in page.values())
 
 
+TABLE = """
+const cell = text => ({textContent: text, attributes: {}, listeners: {}, getAttribute(n) { return this.attributes[n] }, setAttribute(n, v) { this.attributes[n] = v },
+  removeAttribute(n) { delete this.attributes[n] }, addEventListener(n, f) { this.listeners[n] = f }});
+const rows = [["L2", "0.9 [0.8, 1.0]"], ["5+1", "−0.10"], ["CReLU", "0.15†"], ["4 + 2", ""]].map(r => ({cells: r.map(cell)}));
+const body = {rows, append(...sorted) { this.rows = sorted }}, head = ["method", "accuracy"].map(cell);
+const table = {tHead: {rows: [{cells: head}]}, tBodies: [body], querySelector: () => null};
+const document = {querySelectorAll: () => [table]};
+"""
+SHOWN = """
+const order = () => body.rows.map(r => r.cells[0].textContent).join(";");
+const after = [];
+for (const c of [1, 1, 0]) { head[c].listeners.click(); after.push(order() + ":" + head[c].attributes["aria-sort"]); }
+console.log(after.join("\\n"));
+"""
+
+
+def test_a_click_sorts_a_table(tmp_path):
+    "In Node, with a table that has what the script asks of one."
+    assert (ROOT / SITE["format"]["html"]["include-after-body"]).name == "sortable.html"
+    script, = re.findall(r"<script>(.*?)</script>", (ROOT / "nbs/sortable.html").read_text(encoding="utf-8"), re.S)
+    assert "http" not in script and "import" not in script
+    if not shutil.which("node"): pytest.skip("no Node")
+    (tmp_path / "sort.js").write_text(TABLE + script + SHOWN, encoding="utf-8")
+    done = run(["node", tmp_path / "sort.js"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:3] == ["4 + 2;5+1;CReLU;L2:ascending", "L2;CReLU;5+1;4 + 2:descending", "4 + 2;5+1;CReLU;L2:ascending"]
+
+
 def test_what_quarto_makes_is_ignored_by_git():
     "In the words that Quarto would else add to .gitignore."
     assert {"/.quarto/", "**/*.quarto_ipynb"} <= set((ROOT / ".gitignore").read_text().splitlines())
@@ -187,6 +216,18 @@ def test_every_picture_has_alternative_text(page):
         assert bool(alt) == bool(pictures) and (pictures < 2 or alt.startswith("For each")), f"cell {c['id']}"
         if alt: assert len(alt) > 50 and '"' not in alt and "\n" not in alt # a quotation mark would end Quarto's attribute
     assert all(alt.strip() for alt in re.findall(r"!\[([^\]]*)\]\(", prose(page)))
+
+
+@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports" and n.stem != "full_scale"], ids=str)
+def test_a_report_begins_with_its_finding(page):
+    "In words or, for any study, computed; every figure has a caption, and where the numbers come from is one closed box."
+    def said(c): return source(c) if c["cell_type"] == "markdown" else "".join(s for o in c["outputs"] for s in o.get("data", {}).get("text/markdown", []))
+    finding, first = (next(i for i, c in enumerate(PAGES[page]) if good(c)) for good in
+                      (lambda c: said(c).startswith("**Finding.** "), lambda c: any("image/png" in o.get("data", {}) for o in c.get("outputs", []))))
+    assert finding < first
+    assert all("fig-cap" in options(c) for c in shown(page) if "fig-alt" in options(c))
+    boxes = sum("<details class='provenance'>" in s for c in code(page) for o in c["outputs"] for s in o.get("data", {}).get("text/html", []))
+    assert boxes == (page.stem != "throughput") # which has one machine and no study
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=str)
