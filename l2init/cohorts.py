@@ -44,7 +44,6 @@ class Cohort:
         options = {**network_options, **self.method.network}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
         self.steps = 0
-        _check_network(network_name, self.network, self.method)
         self._place(device, dtype)
         own = [o for p, its in zip(self.method.parts, self._values())
                for o in p.optimizer_options(optimizer_name, its).items()]
@@ -110,12 +109,6 @@ def _check_optimizer(name, method):
     for part in method.parts:
         if part.optimizer not in ("", name):
             raise InputError(f"{part.title} is for the optimizer {part.optimizer}, not for {name}.")
-
-def _check_network(name, net, method):
-    for part in method.parts:
-        if part.asks_layers and not isinstance(net, Network):
-            raise InputError(f"{part.title} asks for the layers of the package's own networks, such as mlp and cnn; "
-                             f"{name} is made of a module.")
 
 # %% ../nbs/12_cohorts.ipynb #2a2ff3b1
 @patch

@@ -7,9 +7,9 @@ __all__ = ['losses', 'Units', 'networks', 'Distribution', 'AtMaxima', 'Layer', '
            'channels_first', 'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU',
            'CReLU', 'Elementwise', 'LeakyReLU', 'SmoothLeaky', 'AsModule', 'Fourier', 'AdaLin', 'AID',
            'IntervalDropout', 'Standardize', 'RunningNorm', 'LayerNorm', 'Conv2d', 'MaxPool2d', 'cross_entropy',
-           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'Weight', 'kind_of', 'Perceptron',
-           'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN',
-           'network']
+           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'Weight', 'kind_of', 'layer_weights',
+           'Perceptron', 'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP',
+           'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -629,6 +629,14 @@ def output_layer(self:Network)->int:
     "The position of the layer that gives the outputs."
     return max(w.owner for w in self.weights if w.kind in ("linear", "conv"))
 
+# %% ../nbs/02_networks.ipynb #feab6e03
+def layer_weights(network:Network, # or another with `weights`
+                  hidden:bool=False, # without the output layer's?
+                 )->list[Weight]:
+    "The weights of linear layers and convolutions."
+    last = network.output_layer() if hidden else None
+    return [w for w in network.weights if w.kind in ("linear", "conv") and not (hidden and w.owner == last)]
+
 # %% ../nbs/02_networks.ipynb #79fd93e1
 @dataclass(frozen=True)
 class Perceptron:
@@ -757,6 +765,11 @@ def norms(self:HiddenLayer, params:list[dict])->list[tuple[Tensor, float]]:
 def activations(self:HiddenLayer, saved:list)->Tensor: # as from `Network.forward`
     "What the units give, [K, units, examples × positions]."
     return saved[self.activation].movedim(2, 1).flatten(2)
+
+@patch
+def examples(self:HiddenLayer, saved:list)->int:
+    "Of how many examples it is."
+    return saved[self.activation].shape[1]
 
 @patch
 def pooled(self:HiddenLayer, saved:list, network:Network)->Tensor:
