@@ -619,6 +619,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                 'l2init.methods.Method.formula': ('methods.html#method.formula', 'l2init/methods.py'),
                                 'l2init.methods.Method.hyper': ('methods.html#method.hyper', 'l2init/methods.py'),
                                 'l2init.methods.Method.network': ('methods.html#method.network', 'l2init/methods.py'),
+                                'l2init.methods.Method.network_options': ('methods.html#method.network_options', 'l2init/methods.py'),
                                 'l2init.methods.Method.suits': ('methods.html#method.suits', 'l2init/methods.py'),
                                 'l2init.methods.Method.tried': ('methods.html#method.tried', 'l2init/methods.py'),
                                 'l2init.methods.Methods': ('methods.html#methods', 'l2init/methods.py'),

@@ -41,7 +41,7 @@ class Cohort:
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
         _check_optimizer(optimizer_name, self.method)
-        options = {**network_options, **self.method.network}
+        options = {**network_options, **self.method.network_options(network_name)}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
         self.steps = 0
         self._place(device, dtype)

@@ -73,11 +73,13 @@ class NormalizeAndProject(Part):
     "Layer norm before each activation; after each step, weights get their first length again."
     title, source, hyper = "Normalize and project", "Lyle et al. 2024", NormalizeAndProjectHyper
     formula = "W ← ‖W0‖ W / ‖W‖ of each hidden layer, after layer norm"
-    network, steady = dict(layer_norm=True), True
+    network, built_so, steady = dict(layer_norm=True), True, True
 
     def start(self):
         "Nothing; the first lengths stay the same."
         theta0 = self.stack.theta0
+        if all(w.kind != "gain" for w in self.stack.network.weights):
+            raise InputError(f"{self.title} asks for norms before activations, but the network has none that learns.")
         self.lengths = [(s, theta0[:, s].norm(dim=1, keepdim=True)) for s in self._vectors()]
         return {}
 

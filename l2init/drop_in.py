@@ -277,8 +277,8 @@ def _values(self:DropIn, part, values): # [1, 1] each, words as they are
 
 @patch
 def _check(self:DropIn, name, values):
-    if self.method.network:
-        options = ", ".join(self.method.network)
+    options = ", ".join(o for p in self.method.parts if not p.built_so for o in p.network)
+    if options:
         raise InputError(f"method {name} is an option of the network ({options}): build the model so.")
     if not self.method.parts: raise InputError(f"method {name} does nothing.")
     if isinstance(self.optimizer, torch.optim.LBFGS):
@@ -353,6 +353,7 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
     self._ready = self._begun = False
     if self.at["direction"]:
         delta = self.stack.gathered() - self._start
+        self.stack._flat = self._start # as parts see it in a cohort: before the step
         for part in self.at["direction"]: part.direction(delta, self._grad, self.steps)
         self.stack.put_back(self._start + delta)
     due = self._wanted_now()

@@ -109,6 +109,7 @@ class Part:
     hyper: ClassVar[type[Options]] = Options # its hyper-parameters
     tried: ClassVar[dict[str, list]] = {} # the values that its paper tried
     network: ClassVar[dict] = {} # options of the network that it sets
+    built_so: ClassVar[bool] = False # can a module that is built as they say do without them?
     optimizer: ClassVar[str] = "" # the one that it is for; "": any
     per_weight: ClassVar[bool] = False # must the optimizer count steps by weight?
     steady: ClassVar[bool] = False # the same operations in every step?
