@@ -26,7 +26,7 @@ from .internals.core import InputError, Options
 from .internals.random_numbers import bits, key
 from .networks import Units, Weight, kind_of, networks
 from .regularizers import is_norm
-from .units import call, undisturbed
+from .units import call, initial_distributions, reading, undisturbed, units
 
 # %% ../nbs/10_modules.ipynb #4e20504b
 def kind_of_layer(module:nn.Module)->str:
@@ -92,7 +92,7 @@ class StackedModule:
                  classes:int, # number of outputs
                 ):
         self.factory, self.shape, self.classes = factory, tuple(shape), classes
-        self.state, self.seeds = {}, None
+        self.state, self.seeds, self.found = {}, None, None # found: the groups of units, once somebody asks
         self.template = with_keyed_dropout(self.built(torch.tensor(0)))
         for name, p in self.template.named_parameters():
             if not p.requires_grad:
@@ -148,10 +148,13 @@ def part(self:StackedModule, k)->StackedModule:
 
 # %% ../nbs/10_modules.ipynb #5a2b0666
 @patch
-def views(self:StackedModule, flat:Tensor, buffers=())->dict[str, dict[str, Tensor]]: # module -> parameter -> [K, …]
-    "The parameters of each module as views into `flat` [K, P]."
+def views(self:StackedModule, flat:Tensor, buffers=None)->dict[str, dict[str, Tensor]]: # module -> parameter -> [K, …]
+    "The parameters of each module as views into `flat` [K, P]; its own buffers, too, unless `buffers` is None."
     out = {}
     for w in self.weights: out.setdefault(w.owner, {})[w.parameter] = w.view(flat)
+    for name, t in self.state.items() if buffers is not None else ():
+        module, own = _apart(name)
+        out.setdefault(module, {})[own] = t
     return out
 
 @patch
@@ -196,27 +199,32 @@ def attention_for_vmap():
 # %% ../nbs/10_modules.ipynb #5a8fd102
 @patch
 def _run(self:StackedModule, params:dict, x:Tensor, step=None): # None: evaluation
-    "Logits [K, B, classes]."
+    "Logits [K, B, classes], and what is seen of the units, by `Seen.key`: tensors [K, B, …]."
     extra, training = dict(self.state), step is not None
     for name, m in self.template.named_modules():
         if not isinstance(m, KeyedDropout): continue
         extra[f"{name}.key".lstrip(".")] = key(self.seeds, f"dropout {name}", step or 0)
     if self.template.training != training: self.template.train(training)
-    call = lambda p, b, x: functional_call(self.template, (p, b), (x,))
+    def call(p, b, x):
+        with reading(self.template, self.found or []) as seen: logits = functional_call(self.template, (p, b), (x,))
+        return logits, {k: [t[0] for t in ts] for k, ts in seen.items()}
     with attention_for_vmap():
         return vmap(call, randomness="error")(params, extra, x)
 
 def _flat(params, shapes): # name -> tensor [K, …], of nested views
     named = {f"{m}.{n}".lstrip("."): t for m, ts in params.items() for n, t in ts.items()}
-    return {n: t.view(len(t), *shapes[n]) for n, t in named.items()}
+    return {n: t.view(len(t), *shapes[n]) for n, t in named.items() if n in shapes}
 
 # %% ../nbs/10_modules.ipynb #c1c541f1
 @patch
 def _forward(self:StackedModule, params, x, step=None):
-    if not torch.is_grad_enabled(): return self._run(_flat(params, self.shapes), x, step), dict(x=x)
-    leaves = {n: t.detach().requires_grad_() for n, t in _flat(params, self.shapes).items()}
-    logits = self._run(leaves, x, step)
-    return logits.detach(), dict(x=x, logits=logits, leaves=leaves)
+    own = _flat(params, self.shapes)
+    if not torch.is_grad_enabled():
+        logits, seen = self._run(own, x, step)
+        return logits, dict(x=x) | seen
+    leaves = {n: t.detach().requires_grad_() for n, t in own.items()}
+    logits, seen = self._run(leaves, x, step)
+    return logits.detach(), dict(x=x, logits=logits, leaves=leaves) | seen
 
 @patch
 def learning(self:StackedModule, params:dict, x:Tensor, step:int|Tensor)->tuple[Tensor, dict]:
@@ -317,9 +325,13 @@ def origin(self:StackedModule)->str:
     return f"{getattr(self.factory, '__qualname__', self.factory)} {self.template}"
 
 @patch
-def hidden_layers(self:StackedModule):
-    "The units that can be reset."
-    raise InputError("Units of modules cannot be reset in cohorts: take one of the networks mlp and cnn.")
+def hidden_layers(self:StackedModule)->list:
+    "The groups of units, as they are found in a module. Raises `InputError` for units that are not understood."
+    if self.found is None:
+        example = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
+        self.found = list(units(self.template, example))
+        self.distributions = initial_distributions(self.template)
+    return self.found
 
 @patch
 def module(self:StackedModule, row:Tensor, buffers=())->nn.Module: # [P]
