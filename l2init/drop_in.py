@@ -284,8 +284,10 @@ def _check(self:DropIn, name, values):
     if isinstance(self.optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS learns the loss's curvature from how gradients change, which a method would spoil.")
     for p in self.method.parts:
-        if p.optimizer and not isinstance(self.optimizer, dict(adam=torch.optim.Adam, sgd=torch.optim.SGD)[p.optimizer]):
-            raise InputError(f"method {name} is for the optimizer {p.optimizer}, not for {type(self.optimizer).__name__}.")
+        wanted = dict(adam=torch.optim.Adam, sgd=torch.optim.SGD).get(p.optimizer, torch.optim.Optimizer)
+        if not isinstance(self.optimizer, wanted):
+            its = type(self.optimizer).__name__
+            raise InputError(f"method {name} is for the optimizer {p.optimizer}, not for {its}.")
         if own := p.optimizer_options("adam", values):
             raise InputError(f"method {name} wants {own} of the optimizer, which torch.optim does not have.")
 

@@ -77,7 +77,8 @@ def output_layer(model:nn.Module, example)->str: # as for `l2init.units.units`
     out = getattr(out, "logits", out)
     last, shape = model.get_submodule(order[-1]), tuple(getattr(out, "shape", ()))
     kind, dim = kind_of_layer(last), 1 if isinstance(last, nn.modules.conv._ConvNd) else -1
-    if kind in ("linear", "conv") and len(shape) > 1 and shape[dim] == len(getattr(last, "weight", ())): return order[-1]
+    gives = len(getattr(last, "weight", ()))
+    if kind in ("linear", "conv") and len(shape) > 1 and shape[dim] == gives: return order[-1]
     raise InputError(f"The output layer is not known: the last layer with weights, {order[-1]!r}, is a "
                      f"{type(last).__name__}, and the model gives {shape or type(out).__name__}. "
                      "A linear layer or a convolution is needed that gives as many numbers as the model.")
