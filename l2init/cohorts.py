@@ -41,10 +41,9 @@ class Cohort:
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
         _check_optimizer(optimizer_name, self.method)
-        options = {**network_options, **self.method.network}
+        options = {**network_options, **self.method.network_options(network_name)}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
         self.steps = 0
-        _check_network(network_name, self.network, self.method)
         self._place(device, dtype)
         own = [o for p, its in zip(self.method.parts, self._values())
                for o in p.optimizer_options(optimizer_name, its).items()]
@@ -110,12 +109,6 @@ def _check_optimizer(name, method):
     for part in method.parts:
         if part.optimizer not in ("", name):
             raise InputError(f"{part.title} is for the optimizer {part.optimizer}, not for {name}.")
-
-def _check_network(name, net, method):
-    for part in method.parts:
-        if part.asks_layers and not isinstance(net, Network):
-            raise InputError(f"{part.title} asks for the layers of the package's own networks, such as mlp and cnn; "
-                             f"{name} is made of a module.")
 
 # %% ../nbs/12_cohorts.ipynb #2a2ff3b1
 @patch

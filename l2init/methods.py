@@ -17,6 +17,7 @@ from pydantic import Field, create_model
 
 from .internals.core import InputError, Options, Registry, checked, short
 from .constraints import constraints
+from .networks import networks
 from .optimizers import updates
 from .parts import (AdaptiveLinearUnits, ConcatenatedUnits, FourierFeatures, InputNormalization,
                           IntervalDropoutUnits, LeakyUnits, NormalizedLayers, Part, SmoothLeakyUnits)
@@ -60,6 +61,13 @@ def columns(self:Method)->list[dict[str, str]]: # for each part: its own name of
 def network(self:Method)->dict:
     "Options of the network that it sets."
     return {n: v for p in self.parts for n, v in p.network.items()}
+
+# %% ../nbs/09_methods.ipynb #f83d9e6f
+@patch
+def network_options(self:Method, name:str)->dict: # one of `networks`
+    "The options that it sets, of those that a network has if a module that is built so can do without."
+    known = networks[name].model_fields
+    return {n: v for p in self.parts for n, v in p.network.items() if n in known or not p.built_so}
 
 # %% ../nbs/09_methods.ipynb #c17b4895
 @patch(as_prop=True)

@@ -200,9 +200,9 @@ def protection(self:UPGD, grad:Tensor)->Tensor: # [K, P] both
 @patch
 def _by_row(self:UPGD, utility):
     "Each utility by the length of its row, in place."
-    for layer in self.stack.network.views(utility):
-        for u in layer.values(): # PyTorch has a linear layer's inputs last
-            u.copy_(F.normalize(u, dim=1 if u.dim() == 3 else -1))
+    for w in self.stack.network.weights:
+        u = w.view(utility)
+        u.copy_(F.normalize(u, dim=-1))
     return utility
 
 # %% ../nbs/07_optimizers.ipynb #81a8a593
@@ -210,10 +210,9 @@ def _by_row(self:UPGD, utility):
 class AdamRel(Part):
     "At a boundary, Adam counts its steps anew; its moments stay."
     title, source, optimizer = "Adam-Rel", "Ellis et al. 2024", "adam"
-    needs_tasks = True
     formula = "t ← 0 at a boundary, m and v kept"
 
     def between_tasks(self, ended, following, step):
         "Count from 0 again."
         if following is None: return
-        for name in ("m1", "v1"): self.stack.memory[name].zero_()
+        self.stack.count_anew()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .internals.core import Options
 from .internals.random_numbers import key
-from .networks import AID, Network, Standardize
+from .networks import AID, Network, Standardize, Weight, cross_entropy
 
 # %% ../nbs/04_parts.ipynb #73badbc6
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,36 @@ def per_learner(stack:Stack, x:Tensor)->Tensor: # [S, …] -> [K, …]
     if x.is_floating_point(): x = x.to(stack.theta)
     return x if stack.row is None else x.index_select(0, stack.row)
 
+# %% ../nbs/04_parts.ipynb #e4d4543a
+@patch
+def loss_gradient(self:Stack, x:Tensor, y:Tensor)->Tensor: # [S, B, …], int64 [S, B] -> [K, P]
+    "The gradient of each learner's cross-entropy on a batch."
+    grad = torch.zeros_like(self.theta)
+    logits, seen = self.network.forward(self.params, per_learner(self, x))
+    _, _, dy = cross_entropy(logits, per_learner(self, y))
+    self.network.backward(self.params, self.network.views(grad), seen, dy)
+    return grad
+
+# %% ../nbs/04_parts.ipynb #9771e919
+@patch
+def forget_weights(self:Stack, weights:list[Weight])->None:
+    "What the optimizer remembers of these parameters is as at the start."
+    for m in self.memory.values():
+        if m.shape != self.theta.shape: continue
+        for w in weights: m[:, w.where] = 0.
+
+@patch
+def forget_everything(self:Stack)->None:
+    "The optimizer has seen nothing, nor have the network's running statistics."
+    for m in self.memory.values(): m.zero_()
+    begun = self.network.start(self.seeds, self.theta.dtype).state
+    for name, tensor in begun.items(): self.network.state[name].copy_(tensor)
+
+@patch
+def count_anew(self:Stack)->None:
+    "Adam counts its steps from 0 again; its moments stay."
+    for name in ("m1", "v1"): self.memory[name].zero_()
+
 # %% ../nbs/04_parts.ipynb #afbb1a0a
 class Part:
     "One ingredient of a method, for K learners at once."
@@ -79,8 +109,7 @@ class Part:
     hyper: ClassVar[type[Options]] = Options # its hyper-parameters
     tried: ClassVar[dict[str, list]] = {} # the values that its paper tried
     network: ClassVar[dict] = {} # options of the network that it sets
-    asks_layers: ClassVar[bool] = False # is it for the layers of the package's own networks?
-    needs_tasks: ClassVar[bool] = False # is it nothing without boundaries between tasks?
+    built_so: ClassVar[bool] = False # can a module that is built as they say do without them?
     optimizer: ClassVar[str] = "" # the one that it is for; "": any
     per_weight: ClassVar[bool] = False # must the optimizer count steps by weight?
     steady: ClassVar[bool] = False # the same operations in every step?

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .internals.core import InputError, Options, Registry, checked, unknown
 from .internals.random_numbers import key, normal
-from .networks import Network, cross_entropy
+from .networks import Network, cross_entropy, layer_weights
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
 
 # %% ../nbs/05_regularizers.ipynb #d5a7086e
@@ -643,15 +643,12 @@ def _difference(self:Wasserstein, p, anchor):
 # %% ../nbs/05_regularizers.ipynb #b3db91ce
 def matrices(network:Network, flat:Tensor)->list[Tensor]: # [K, P] -> [K, out, rest] each
     "The weights of each linear layer and each convolution, as views."
-    shapes = dict(linear=lambda w: w.mT, conv=lambda w: w.flatten(2))
-    return [shapes[layer.kind](p["weight"])
-            for layer, p in zip(network.layers, network.views(flat)) if layer.kind in shapes]
+    return [w.matrix(flat) for w in layer_weights(network)]
 
 # %% ../nbs/05_regularizers.ipynb #3ce80e6c
 class MatrixPenalty(Part):
     "λ Σ h(W) over the layers' matrices; a subclass says with `of` and `slope_of` what h is."
     hyper, steady, elementwise, anchor = Strength, True, False, "zero"
-    asks_layers = True
     vectors: ClassVar[float] = 0. # what ‖b‖² counts, of biases
 
     @classmethod
@@ -666,9 +663,14 @@ class MatrixPenalty(Part):
         return (cls.slope_of(p.flatten(1), **hyper).view_as(p) if p.dim() > 1
                 else 2 * cls.vectors * p)
 
+    def start(self):
+        "Nothing; which weights take the penalty."
+        self.weights = layer_weights(self.stack.network)
+        return {}
+
     def matrices(self, flat:Tensor)->list[Tensor]: # [K, P]
         "The matrices that take the penalty, as views [K, out, rest]."
-        return matrices(self.stack.network, flat)
+        return [w.matrix(flat) for w in self.weights]
 
     def slope_at(self, i:int, w:Tensor, **hyper)->Tensor:
         "The gradient of h for the `i`-th of the matrices, [K, out, rest]."
@@ -705,9 +707,10 @@ class ParsevalPenalty(MatrixPenalty):
         "Its gradient."
         return 4 * (64 / w.shape[-2])**2 * _from_isometry(w, row) @ w
 
-    def matrices(self, flat):
-        "Those of hidden layers."
-        return super().matrices(flat)[:-1]
+    def start(self):
+        "Nothing; the weights of hidden layers."
+        self.weights = layer_weights(self.stack.network, hidden=True)
+        return {}
 
 # %% ../nbs/05_regularizers.ipynb #7a04e107
 def _from_isometry(w, row): # W Wᵀ − s I
@@ -747,6 +750,7 @@ class SpectralPenalty(MatrixPenalty):
 @patch
 def start(self:SpectralPenalty):
     "A random vector of length one for each layer, [K, out] each."
+    MatrixPenalty.start(self)
     shapes = [w.shape[1] for w in self.matrices(self.stack.theta)]
     return {f"u{i}": F.normalize(normal(key(self.stack.seeds, f"spectral {i}"), n)
                                  .to(self.stack.theta)) for i, n in enumerate(shapes)}
@@ -766,11 +770,10 @@ def slope_at(self:SpectralPenalty, i, w, power, target):
 def gradient(self:SpectralPenalty, theta, grad, step):
     "Add the penalty's gradient, [K, P]: of matrices, then of biases, gains and offsets."
     MatrixPenalty.gradient(self, theta, grad, step)
-    network = self.stack.network
-    for i, p, where in network.slots.values():
-        if p == "weight" and network.layers[i].kind != "norm": continue
-        center = float(p == "weight") # gains belong at one
-        grad[:, where] += 2 * self.values["strength"] * (theta[:, where] - center)
+    for w in self.stack.network.weights:
+        if w.kind not in ("bias", "gain", "offset"): continue
+        center = float(w.kind == "gain") # gains belong at one
+        grad[:, w.where] += 2 * self.values["strength"] * (theta[:, w.where] - center)
 
 # %% ../nbs/05_regularizers.ipynb #f263ac9c
 class Spectral(Regularizer):
@@ -801,7 +804,6 @@ class Consolidation(Part):
     title, source = "EWC", "Kirkpatrick et al. 2017"
     formula = "½ β Σ F (θ − θ*)² for each task that has ended"
     hyper, steady, elementwise = ConsolidationHyper, True, True
-    needs_tasks = True
     tried = dict(importance=[10.])
 
     def start(self):
@@ -851,17 +853,20 @@ def squared_gradients(network:Network, theta:Tensor, # [K, P]
 
 # %% ../nbs/05_regularizers.ipynb #17acbf71
 @patch
+def squares(self:Stack, x:Tensor, y:Tensor)->Tensor: # [S, B, …], int64 [S, B] -> [K, P]
+    "`squared_gradients` of each learner on a batch."
+    images, labels = per_learner(self, x), per_learner(self, y)
+    return squared_gradients(self.network, self.theta, images, labels, self.buffers)
+
+@patch
 def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     "The diagonal of the Fisher information of a task."
-    stack, of, portion = self.stack, self.values["fisher_from"], 100
-    if self.values["fisher"] == "identity": return torch.ones_like(stack.theta)
-    x, y = (task.examples if of == "train"
-            else task.stream.test_examples(task.stream.first_time(task.index), task.seeds))
-    total = torch.zeros_like(stack.theta)
-    for xs, ys in zip(x.split(portion, 1), y.split(portion, 1)):
-        images, labels = per_learner(stack, task.scale(xs)), per_learner(stack, ys)
-        total += squared_gradients(stack.network, stack.theta, images, labels, stack.buffers)
-    return total / y.shape[1]
+    total, examples = torch.zeros_like(self.stack.theta), 0
+    if self.values["fisher"] == "identity": return total + 1
+    for x, y in task.portions(self.values["fisher_from"]):
+        total += self.stack.squares(x, y)
+        examples += y.shape[1]
+    return total / examples
 
 # %% ../nbs/05_regularizers.ipynb #03ce26ad
 @patch

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['resets', 'ShrinkPerturbHyper', 'ShrinkPerturb', 'arrays', 'take', 'put', 'none', 'distribution_of_new', 'renew',
            'unit_activations', 'ReDoHyper', 'ReDo', 'ContinualBackpropHyper', 'ContinualBackprop',
-           'SelfNormalizedHyper', 'renew_where', 'batch_size', 'SelfNormalizedResets', 'gradient_scores',
-           'PeriodicReset', 'ReGraMaHyper', 'ReGraMa', 'PartialResetsHyper', 'PartialResets', 'SelectiveHyper',
-           'SelectiveWeights']
+           'SelfNormalizedHyper', 'renew_where', 'SelfNormalizedResets', 'gradient_scores', 'PeriodicReset',
+           'ReGraMaHyper', 'ReGraMa', 'PartialResetsHyper', 'PartialResets', 'SelectiveHyper', 'SelectiveWeights']
 
 # %% ../nbs/06_resets.ipynb #92756bd9
 from typing import Annotated, ClassVar, Literal
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from .internals.core import InputError, Options, Registry
 from .internals.random_numbers import key, uniform
-from .networks import Distribution, HiddenLayer, Network, in_a_loop, incoming, initial_distribution, outgoing
+from .networks import Distribution, HiddenLayer, Network, in_a_loop, initial_distribution
 from .parts import Part, Stack, distributions_and_keys, per_learner
 
 # %% ../nbs/06_resets.ipynb #ca0134d0
@@ -434,10 +433,6 @@ def renew_where(stack:Stack, layers:list[HiddenLayer],
     renew(stack, [(h, torch.arange(h.units, device=m.device).expand_as(m), m)
                   for h, m in zip(layers, masks)], step, **how)
 
-def batch_size(saved:list, h:HiddenLayer)->int:
-    "Of how many examples the activations of a layer are."
-    return saved[h.activation].shape[1]
-
 # %% ../nbs/06_resets.ipynb #d9b61192
 @resets.register("snr")
 class SelfNormalizedResets(Part):
@@ -447,7 +442,6 @@ class SelfNormalizedResets(Part):
     formula = "a unit that is silent for τ examples is renewed; τ: a percentile of its silences"
     tried = dict(percentile=[.92, .96, .98, .99, .995, .9975, .99875])
     bins: ClassVar[int] = 200 # of the histograms
-    needs_tasks = True # its thresholds are set there
 
     def start(self):
         "Ages and thresholds [K, units of all layers], and histograms of ages [K, units, bins]."
@@ -464,7 +458,7 @@ def after_step(self:SelfNormalizedResets, seen, step):
     age, threshold, _ = self.state.values()
     silent = torch.cat([(unit_activations(seen, h) <= 0).all(2) for h in self.layers], 1)
     self.record(~silent)
-    age.add_(batch_size(seen, self.layers[0])).mul_(silent)
+    age.add_(self.layers[0].examples(seen)).mul_(silent)
     due = age >= threshold
     self.record(due)
     age.mul_(~due)
@@ -502,7 +496,7 @@ def gradient_scores(grads:list[dict], # from `Network.views`
                     h:HiddenLayer,
                    )->Tensor: # [K, units]
     "The mean size of the gradients of each unit's incoming weights, relative to the layer's."
-    size = incoming(grads, h).abs().flatten(2).mean(2)
+    size = _sizes(h.rows(grads)).mean(2)
     return size / (size.mean(1, keepdim=True) + 1e-8)
 
 # %% ../nbs/06_resets.ipynb #6f5235f0
@@ -596,9 +590,8 @@ def mix(self:PartialResets, shares:list[Tensor], step:int)->None: # [K, units] f
     stack = self.stack
     fresh = stack.network.views(stack.network.draw("renew", stack.seeds, step).to(stack.theta))
     for h, r in zip(self.layers, shares):
-        w, out = incoming(stack.params, h), outgoing(stack.params, h)
-        w.lerp_(incoming(fresh, h), _beside(r, w))
-        out.mul_(1 - _beside(r, out))
+        for w, new in zip(h.rows(stack.params), h.rows(fresh)): w.lerp_(new, _beside(r, w))
+        for out in h.columns(stack.params): out.mul_(1 - _beside(r, out))
 
 # %% ../nbs/06_resets.ipynb #0f6ef739
 def _beside(x, view): # [K, units] as [K, units, 1, …], with as many axes as the view

@@ -11,7 +11,7 @@ __all__ = ['Count', 'MOST_TASKS', 'SCALINGS', 'streams', 'Stream', 'Task', 'stre
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import count
+from itertools import count, islice
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -246,6 +246,20 @@ def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [
             yield self.scale(images), labels
             left -= -(-o.shape[1] // s.batch_size)
             if not left: return
+
+# %% ../nbs/01_streams.ipynb #690783a3
+@patch
+def first_pass(self:Task)->Iterator[tuple[Tensor, Tensor]]: # as `batches`
+    "The batches of the first pass."
+    return islice(self.batches(), self.stream.steps // self.stream.passes)
+
+@patch
+def portions(self:Task, of:str="train", # or "test": the test examples
+             size:int=100, # examples of a portion
+            )->Iterator[tuple[Tensor, Tensor]]: # x [S, size, C, H, W], y [S, size]
+    "The examples, scaled, in their order and a portion at a time."
+    x, y = self.examples if of == "train" else self._checked("test_examples")
+    for xs, ys in zip(x.split(size, 1), y.split(size, 1)): yield self.scale(xs), ys
 
 # %% ../nbs/01_streams.ipynb #edf5aa8d
 @patch

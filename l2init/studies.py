@@ -300,7 +300,7 @@ def make_run(study:str, # its name
                    {n: given[n] for n in kind.model_fields if n in given} | dict(root=root))
     params = parameters(notebook, {n: v for n, v in given.items() if n != "root" and not left_out(notebook, made, n)})
     learners = grid(params["method"], params["seeds"], params["learning_rate"], **params["hyper"])
-    net = {**params["network"], **methods[params["method"]].network}
+    net = {**params["network"], **methods[params["method"]].network_options(params["network"]["name"])}
     name = net.pop("name")
     options = checked(networks[name], f"network {name}", net)
     if data and (numbers := len(learners) * options.build(made.shape, made.outputs).size

@@ -230,7 +230,7 @@ def belongs_to(cohort:Cohort, stream:Stream, probes:Probes)->str:
     of_stream = [type(stream).__name__, options, probes.model_dump()]
     net = cohort.network
     of_cohort = [cohort.method.title, repr(cohort.optimizer), cohort.learners.to_dict("list"),
-                 list(net.slots), net.size, net.origin, cohort.theta.dtype]
+                 list(net.tensors), net.size, net.origin, cohort.theta.dtype]
     return json.dumps([version("l2init"), *of_stream, *of_cohort], default=str)
 
 # %% ../nbs/13_training.ipynb #2ffb848a

@@ -124,6 +124,11 @@ def activations(self:Group, saved:dict)->Tensor: # (module, output?) -> tensors 
     return _read(self.seen, saved, self.units)
 
 @patch
+def examples(self:Group, saved:dict)->int:
+    "Of how many examples it is."
+    return saved[self.seen[0].key][0].shape[1]
+
+@patch
 def pooled(self:Group, saved:dict, network)->Tensor:
     "What is left of it for those that listen."
     return _read(self.read, saved, self.units)

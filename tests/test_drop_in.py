@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 from torchvision.models.vision_transformer import VisionTransformer
 
 from l2init.cohorts import Cohort
-from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in
+from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop_in
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
 from l2init.units import reading, tensors_of, units
@@ -48,6 +48,83 @@ def test_equals_a_cohort_of_one(method, name, optimizer):
     for x, y in data: plain.step(x[None], y[None])
     assert not torch.allclose(mine, plain.theta, rtol=0, atol=1e-3) # the method has done something
     handle.remove()
+
+
+BOUNDARIES = dict(full_reset={}, head_reset={}, shrink_perturb_at_boundaries=dict(shrink=.4, noise=.01), soft_reset=dict(share=.2), fire={}, dash=dict(mix=.3, floor=.2), adam_rel={},
+                  ewc=dict(importance=10.), snr=dict(percentile=.5, update_every=1, lowest=16, highest=48), weight_clipping=dict(bound=.9), parseval=dict(strength=.01),
+                  spectral=dict(strength=.1), normalize_and_project={}, upgd=dict(noise=.1, scope="local"))
+OTHERS = dict(weight_clipping=[dict(bound=.9, last="free")], upgd=[dict(noise=.1)])
+
+
+@pytest.mark.parametrize("method", BOUNDARIES)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("optimizer", ("sgd", "adam"))
+def test_equals_a_cohort_of_one_also_at_boundaries(method, name, optimizer):
+    if not methods[method].suits(optimizer): pytest.skip("for another optimizer")
+    if method == "normalize_and_project" and name != "normed": pytest.skip("wants layer norm")
+    for hyper in (BOUNDARIES[method], *OTHERS.get(method, [])):
+        make = lambda m, its: Cohort(grid(m, [5], [1e-2], **{n: [v] for n, v in its.items()}), (1, 8, 8), 3, m, optimizer, name.replace("normed", "mlp"), dtype=torch.float64, **NETWORKS[name])
+        cohort, plain = make(method, hyper), make("plain", {})
+        model = cohort.module(0)
+        opt = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam)[optimizer](model.parameters(), lr=1e-2)
+        data = batches(200)
+        handle = drop_in(method, model, opt, example=data[0][0], seed=5, **hyper)
+        for i, (x, y) in enumerate(data):
+            if i and i % 50 == 0:
+                handle.task_ends(ended=data[i - 2:i], following=data[i:i + 5])
+                given = [[(x[None], y) for x, y in some] for some in (data[i - 2:i], data[i:i + 5])]
+                cohort.between_tasks(OwnTask(i // 50 - 1, "ended", given[0]), OwnTask(i // 50, "following", given[1]))
+            opt.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            opt.step()
+            for c in (cohort, plain): c.step(x[None], y[None])
+        mine = cohort.network.stack([model])
+        assert torch.allclose(mine, cohort.theta, rtol=0, atol=1e-6), (mine - cohort.theta).abs().max()
+        assert mine.shape != plain.theta.shape or not torch.allclose(mine, plain.theta, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", (torch.optim.Adam, torch.optim.NAdam, torch.optim.Adagrad, torch.optim.RMSprop))
+def test_an_optimizer_that_is_cleared_is_a_new_one(optimizer):
+    model = nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    opt = optimizer(model.parameters(), lr=1e-2)
+    handle = drop_in("full_reset", model, opt)
+    data = [(x.flatten(1), y) for x, y in batches(20)]
+    fit(model, opt, data)
+    handle.task_ends()
+    fresh = copy.deepcopy(model)
+    handle.remove()
+    assert torch.equal(fit(model, opt, data), fit(fresh, optimizer(fresh.parameters(), lr=1e-2), data))
+
+
+@pytest.mark.parametrize("method", ("soft_reset", "ewc", "snr"))
+def test_resumes_after_a_boundary(method):
+    data, ends = batches(60), []
+    for cut in (False, True):
+        model, opt, handle = made(method=method)
+        for i in range(0, 60, 20):
+            if i: handle.task_ends(ended=data[i - 2:i])
+            if cut and i == 40: # the second boundary was just passed
+                kept = copy.deepcopy((model.state_dict(), opt.state_dict(), handle.state_dict()))
+                model, opt, handle = made(seed=1, method=method)
+                for it, state in zip((model, opt, handle), kept): it.load_state_dict(state)
+            fit(model, opt, data[:i + 20], start=i)
+        handle.task_ends(ended=data[-2:])
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_what_is_missing_is_named():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3)).double()
+    odd, x = nn.Sequential(*model, nn.PReLU(dtype=torch.float64)), batches(1)[0][0]
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    with pytest.raises(InputError, match="output layer: give example="): drop_in("head_reset", model, opt)
+    with pytest.raises(InputError, match="The output layer is not known: the last layer with weights, '4', is a PReLU"): drop_in("parseval", odd, torch.optim.SGD(odd.parameters(), lr=.1), example=x, strength=.1)
+    with pytest.raises(InputError, match="for the optimizer adam, not for SGD"): drop_in("adam_rel", model, opt)
+    with pytest.raises(InputError, match=r"task_ends\(ended=batches\)"): drop_in("ewc", model, opt, importance=1.).task_ends()
+    with pytest.raises(InputError, match=r"task_ends\(following=batches\)"): drop_in("dash", model, opt).task_ends()
+    with pytest.raises(InputError, match="test examples"): drop_in("redo", model, opt, example=x, period=2, threshold=0., judged_on="next_test").task_ends()
+    model[3].requires_grad_(False)
+    with pytest.raises(InputError, match="'3', is frozen"): drop_in("head_reset", model, torch.optim.SGD(model[1].parameters(), lr=.1), example=x)
 
 
 class Residual(nn.Module):
@@ -132,7 +209,7 @@ def made(seed=0, opt=torch.optim.Adam, method="continual_backprop", **options):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)).double()
     o = opt(model.parameters(), lr=.01, **options)
-    return model, o, drop_in(method, model, o, example=torch.zeros(2, 64).double() + torch.randn(2, 64).double(), **HYPER[method])
+    return model, o, drop_in(method, model, o, example=torch.zeros(2, 64).double() + torch.randn(2, 64).double(), **(HYPER | BOUNDARIES)[method])
 
 
 OPTIMIZERS = {"adam": (torch.optim.Adam, {}), "foreach": (torch.optim.AdamW, dict(foreach=True)), "fused": (torch.optim.AdamW, dict(fused=True)), "momentum": (torch.optim.SGD, dict(momentum=.9))}

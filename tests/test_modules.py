@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import hyper_of
 from torch import nn
 
 from l2init.cohorts import Cohort
@@ -79,6 +80,58 @@ def test_an_mlp_as_a_module_is_the_package_s_own():
     mine, its = (c.probe(*batches()[0]) for c in (own, other))
     assert mine.keys() == its.keys()
     for name in mine: torch.testing.assert_close(mine[name], its[name], rtol=1e-6, atol=1e-6) # ranks are as exact as singular values
+
+
+# Methods that look at layers or units, or act at boundaries; normal noise on a flat tensor falls otherwise where weights lie otherwise.
+ALL = [("weight_clipping", dict(bound=.9)), ("weight_clipping", dict(bound=.9, last="free")), ("parseval", dict(strength=.01)), ("spectral", dict(strength=.1)),
+       ("normalize_and_project", {}), ("full_reset", {}), ("head_reset", {}), ("soft_reset", dict(share=.2)), ("fire", {}), ("dash", dict(mix=.3, floor=.2)), ("adam_rel", {}),
+       ("ewc", dict(importance=10.)), ("upgd", dict(noise=0., scope="local")), ("shrink_perturb_at_boundaries", dict(shrink=.4, noise=0.)), ("redo", dict(period=7, threshold=.5)),
+       ("redo", dict(period=6, threshold=.5, judged_on="next_test")), ("continual_backprop", dict(replacement_rate=.02, maturity=5)), ("regrama", dict(period=7, threshold=.5)),
+       ("cpr", dict(period=7, replacement_rate=.5)), ("snr", dict(percentile=.5, update_every=1, lowest=16, highest=48))]
+OWN = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[3], kernels=[5], hidden=[8]), normed=dict(hidden=[12], layer_norm=True))
+
+
+def in_torch(net, flat): return torch.cat([w.view(flat).flatten(1) for w in net.weights], 1)
+
+
+def own_and_module(method, hyper, name, seeds=(1, 2)):
+    "A cohort of the package's network, and one of the same network as a module, from the same weights and with the same draws."
+    learners = grid(method, [*seeds], [1e-2], **{n: [v] for n, v in hyper.items()})
+    make = lambda network, **options: Cohort(learners, (1, 28, 28), 10, method, "adam", network, dtype=torch.float64, **options)
+    own = make(name.replace("normed", "mlp"), **OWN[name])
+    first = own.network.draw("init", torch.tensor([0]))[0]
+    other = make("module", factory=lambda shape, classes: own.network.module(first))
+    other.network.draw = lambda *args: in_torch(own.network, own.network.draw(*args))
+    for t in (other.theta, other.theta0): t.copy_(in_torch(own.network, own.theta0))
+    other._connect() # what parts keep of the start
+    return own, other
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("method, hyper", [pytest.param(*c, id=" ".join(map(str, c))) for c in ALL])
+def test_every_method_does_to_a_module_what_it_does_to_the_package_s_own(method, hyper, name):
+    if method == "normalize_and_project" and name != "normed": pytest.skip("wants layer norm")
+    own, other = own_and_module(method, hyper, name)
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=3, examples=48, passes=2)
+    for c in (own, other): train(c, s, progress=False, engines=())
+    assert torch.allclose(in_torch(own.network, own.theta), other.theta, rtol=0, atol=1e-7), (in_torch(own.network, own.theta) - other.theta).abs().max()
+    plain = own_and_module("plain", {}, name)[0]
+    train(plain, s, progress=False, engines=())
+    assert plain.theta.shape != own.theta.shape or not torch.allclose(own.theta, plain.theta, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "cpr", "regrama", "head_reset", "parseval"))
+@pytest.mark.parametrize("name", ("group", "batch"))
+def test_resets_in_a_resnet_are_those_of_each_learner_alone(method, name):
+    hyper = {n: v[:1] for n, v in hyper_of(method).items()}
+    if "threshold" in hyper: hyper["threshold"] = [1.] # behind a norm, hardly a unit is far below the mean
+    def new(seeds): return Cohort(grid(method, seeds, [1e-2], **hyper), (1, 28, 28), 10, method, "sgd", dtype=torch.float64, **NETWORKS[name])
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=64, passes=3)
+    whole, alone, plain = new([0, 1]), new([1]), Cohort(grid("plain", [1], [1e-2]), (1, 28, 28), 10, "plain", "sgd", dtype=torch.float64, **NETWORKS[name])
+    for c in (whole, alone, plain): train(c, s, progress=False)
+    assert torch.allclose(whole.theta[1], alone.theta[0], rtol=0, atol=1e-8)
+    for n, t in whole.network.state.items(): torch.testing.assert_close(t[1], alone.network.state[n][0])
+    assert not torch.allclose(alone.theta, plain.theta, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", HYPER)
