@@ -288,7 +288,7 @@ def mean_descent(self:DASH, task)->Tensor: # [K, P]
     "The running mean of -∇L over the batches of the task's first pass."
     stack, mean = self.stack, torch.zeros_like(self.stack.theta)
     grad, mix = torch.zeros_like(mean), self.values["mix"].to(mean)
-    grads, steps = stack.network.views(grad), task.stream.steps // task.stream.passes
+    grads, steps = stack.network.views(grad), task.steps // task.stream.passes
     for _, (x, y) in zip(range(steps), task.batches()):
         logits, seen = stack.network.forward(stack.params, per_learner(stack, x))
         _, _, dy = cross_entropy(logits, per_learner(stack, y))

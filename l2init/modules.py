@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .internals.core import InputError, Options
 from .internals.random_numbers import bits, key
-from .networks import Units, networks
+from .networks import Units, closed_off, networks
 from .regularizers import norm_parameters
 
 # %% ../nbs/10_modules.ipynb #db87169d
@@ -35,7 +35,7 @@ class StackedModule:
                  classes:int, # number of outputs
                 ):
         self.factory, self.shape, self.classes = factory, tuple(shape), classes
-        self.state, self.seeds = {}, None
+        self.state, self.seeds, self.closed = {}, None, None
         self.template = with_keyed_dropout(self.built(torch.tensor(0)))
         self.slots, self.size = {}, 0 # name -> (module, parameter, slice of P)
         for name, p in self.template.named_parameters():
@@ -160,10 +160,12 @@ def _flat(params, shapes): # name -> tensor [K, …], of nested views
 # %% ../nbs/10_modules.ipynb #c1c541f1
 @patch
 def _forward(self:StackedModule, params, x, step=None):
-    if not torch.is_grad_enabled(): return self._run(_flat(params, self.shapes), x, step), dict(x=x)
+    if not torch.is_grad_enabled():
+        logits = self._run(_flat(params, self.shapes), x, step)
+        return closed_off(logits, self.closed), dict(x=x)
     leaves = {n: t.detach().requires_grad_() for n, t in _flat(params, self.shapes).items()}
     logits = self._run(leaves, x, step)
-    return logits.detach(), dict(x=x, logits=logits, leaves=leaves)
+    return closed_off(logits.detach(), self.closed), dict(x=x, logits=logits, leaves=leaves)
 
 @patch
 def learning(self:StackedModule, params:dict, x:Tensor, step:int|Tensor)->tuple[Tensor, dict]:
@@ -238,7 +240,7 @@ def activations(self:StackedModule,
             logits, features, found = vmap(call)(_flat(params, self.shapes), self.state, x)
     finally:
         for h in hooks: h.remove()
-    return logits, features, list(found)
+    return closed_off(logits, self.closed), features, list(found)
 
 # %% ../nbs/10_modules.ipynb #8b86eaba
 @patch

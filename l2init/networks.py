@@ -7,8 +7,8 @@ __all__ = ['losses', 'Units', 'networks', 'Distribution', 'AtMaxima', 'Layer', '
            'channels_first', 'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU',
            'CReLU', 'Elementwise', 'LeakyReLU', 'SmoothLeaky', 'AsModule', 'Fourier', 'AdaLin', 'AID',
            'IntervalDropout', 'Standardize', 'RunningNorm', 'LayerNorm', 'Conv2d', 'MaxPool2d', 'cross_entropy',
-           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'Perceptron', 'HiddenLayer', 'incoming',
-           'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN', 'network']
+           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'closed_off', 'Perceptron', 'HiddenLayer',
+           'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -519,6 +519,7 @@ class Network:
                 self.slots[f"{self.names[i]}.{p}"] = i, p, slice(start, stop)
                 start = stop
         self.size = start # P
+        self.closed = None # outputs that take no part: bool, [classes]
 
 # %% ../nbs/02_networks.ipynb #b5610b04
 @patch
@@ -526,6 +527,13 @@ def in_loops(self:Network, yes:bool=True)->Network:
     "Take the layers' forms for a CPU (float32 or float64), or those with tensors."
     for layer in self.layers: layer.in_loops = yes
     return self
+
+# %% ../nbs/02_networks.ipynb #767e9e8f
+def closed_off(logits:Tensor, # [K, B, classes]
+               closed:Tensor|None, # bool, [classes]; None: no output is closed
+              )->Tensor: # as `logits`
+    "The logits, where those of closed outputs are so low that their probability and its gradient are exactly 0."
+    return logits if closed is None else logits.masked_fill(closed, -1e30)
 
 # %% ../nbs/02_networks.ipynb #19ed7bf8
 @patch
@@ -604,7 +612,7 @@ def forward(self:Network,
     for layer, p in zip(self.layers, params):
         x, s = layer.forward(p, x)
         saved.append(s)
-    return x, saved
+    return closed_off(x, self.closed), saved
 
 # %% ../nbs/02_networks.ipynb #97246c9c
 @patch
@@ -638,7 +646,7 @@ def activations(self:Network,
         features = x.flatten(2)
         # of two features of a unit, CReLU never has both at once
         units.append(x if layer.features == 1 else sum(x.abs().chunk(2, 2)))
-    return x, features, units
+    return closed_off(x, self.closed), features, units
 
 # %% ../nbs/02_networks.ipynb #b06cdaaa
 @dataclass(frozen=True)
