@@ -34,11 +34,13 @@ from l2init.studies import plan
 STRENGTH, RATE = 1e-2, 1e-3
 OPTIMIZERS = dict(adam=partial(torch.optim.Adam, lr=RATE, fused=True), sgd=partial(torch.optim.SGD, lr=RATE, fused=True))
 MNIST = dict(name="permuted_mnist", dataset="mnist5k", examples=3200)
+ONLINE = dict(name="online_permuted_mnist", dataset="mnist5k", examples=400)
 CIFAR = dict(name="random_label_cifar10", dataset="photo_patches", examples=480, passes=2)
 IMAGENET = dict(name="continual_imagenet", dataset="synthetic_images_2x700", tasks=1, each=600, examples=1200, passes=2)
 WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, the plain loop's reset
     "MLP, Adam, L2 Init": (MNIST, "mlp", "adam", "l2_init", dict(strength=STRENGTH), None),
     "MLP, SGD, L2 Init": (MNIST, "mlp", "sgd", "l2_init", dict(strength=STRENGTH), None),
+    "MLP, SGD, L2 Init, batch 1": (ONLINE, "mlp", "sgd", "l2_init", dict(strength=STRENGTH), None),
     "MLP, Adam, L2 Init, dense inputs": (CIFAR, "mlp", "adam", "l2_init", dict(strength=STRENGTH), None),
     "MLP, Adam, ReDo": (MNIST, "mlp", "adam", "redo", dict(threshold=.1, period=200), partial(ReDo, 200, .1)),
     "MLP, Adam, Shrink & Perturb": (MNIST, "mlp", "adam", "shrink_perturb", dict(shrink=1e-3, noise=1e-2), partial(ShrinkPerturb, 1e-3, 1e-2)),
@@ -48,7 +50,7 @@ WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, th
 }
 
 
-HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, threshold=.1, replacement_rate=1e-3, importance=10.)
+HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, threshold=.1, replacement_rate=1e-3, importance=10., share=.1, percentile=.9, update_every=1, lowest=16, highest=48)
 
 
 def learners(method, hyper, size, seeds):
@@ -57,6 +59,11 @@ def learners(method, hyper, size, seeds):
     first, *others = hyper
     values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
     return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
+
+
+def learners_of(method, size):
+    "A grid of a method whose hyper-parameters without a default have the values of `HYPER`."
+    return learners(method, {n: HYPER[n] for n in methods[method].hyper.model_fields if n in HYPER}, size, 2)
 
 
 def shape(s): return tuple(s.task(0, [0]).examples[0].shape[2:])
@@ -112,9 +119,8 @@ def of_methods(network, size, repetitions):
     "Learner-steps per CPU second of each method in lock-step."
     options = dict(mlp=MNIST, cnn=CIFAR)[network]
     s, contestants = stream(**options), {}
-    for method, m in methods.items():
-        hyper = {n: HYPER[n] for n in m.hyper.model_fields if n in HYPER}
-        cohort = Cohort(learners(method, hyper, size, 2), shape(s), s.outputs, method, "adam", network)
+    for method in methods:
+        cohort = Cohort(learners_of(method, size), shape(s), s.outputs, method, "adam", network)
         contestants[method] = size * s.steps, turns(s, engine(cohort))
     return alternate(contestants, repetitions)
 

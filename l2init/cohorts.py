@@ -183,6 +183,15 @@ def between_tasks(self:Cohort, ended, following)->None: # `Task`s
     for part in self.at["between_tasks"]:
         part.between_tasks(ended, following, self.steps)
 
+# %% ../nbs/12_cohorts.ipynb #8de212f9
+@patch
+def open_outputs(self:Cohort, number:int|None)->None:
+    "Let the first `number` outputs alone take part in what is predicted and learned; None: all."
+    net = self.network
+    closed = None if number is None else torch.arange(net.classes, device=self.theta.device) >= number
+    if closed is None or net.closed is None: net.closed = closed
+    else: net.closed.copy_(closed) # a recording reads it there
+
 # %% ../nbs/12_cohorts.ipynb #5d1dddaf
 @patch(as_prop=True)
 def measured(self:Cohort)->Tensor: # [K, P]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['datasets', 'MOST', 'MNIST_SCALING', 'CIFAR_SCALING', 'PATTERN', 'Dataset', 'data_root', 'own_path', 'load_dataset',
-           'mnist5k', 'missing', 'mnist', 'cifar10', 'cifar100', 'imagenet32', 'photo_patches', 'draw_synthetic',
-           'DrawnImages', 'synthetic_images']
+           'mnist5k', 'missing', 'mnist', 'emnist', 'emnist_letters', 'cifar10', 'cifar100', 'imagenet32',
+           'photo_patches', 'draw_synthetic', 'DrawnImages', 'synthetic_images']
 
 # %% ../nbs/00_data.ipynb #722f9c03
 import os
@@ -145,6 +145,28 @@ def mnist(root:Path)->Dataset:
                       "dataset = \"mnist5k\" has 5,000 of its digits built in)") from e
     return Dataset("mnist", train.data[:, None], train.targets,
                    test.data[:, None], test.targets, 10, **MNIST_SCALING)
+
+# %% ../nbs/00_data.ipynb #5f5ce611
+def _emnist(split, first, classes, root):
+    from torchvision.datasets import EMNIST
+    name = "emnist" if split == "balanced" else f"emnist_{split}"
+    try: train, test = (EMNIST(root, split, train=t, download=True) for t in (True, False))
+    except Exception as e:
+        raise missing(name, root, e, f"emnist-{split}-train-images-idx3-ubyte and the three files beside it into "
+                      f"{root / 'EMNIST' / 'raw'}, or connect to the internet so that they are downloaded") from e
+    parts = [t for d in (train, test) for t in (d.data.mT[:, None].contiguous(), d.targets - first)]
+    return Dataset(name, *parts, classes, **MNIST_SCALING)
+
+# %% ../nbs/00_data.ipynb #353f74c8
+@datasets.register("emnist")
+def emnist(root:Path)->Dataset:
+    "EMNIST's balanced part through torchvision; downloaded into `root` if it is not there."
+    return _emnist("balanced", 0, 47, root)
+
+@datasets.register("emnist_letters")
+def emnist_letters(root:Path)->Dataset:
+    "EMNIST's letters through torchvision; downloaded into `root` if not there."
+    return _emnist("letters", 1, 26, root)
 
 # %% ../nbs/00_data.ipynb #508a13b4
 CIFAR_SCALING = {10: dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)),

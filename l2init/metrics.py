@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['weight_magnitude', 'distance_from_init', 'dead_share', 'dormant_share', 'singular_values', 'srank', 'stable_rank',
-           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share', 'score_of']
+           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share', 'steps_to_reach', 'score_of']
 
 # %% ../nbs/11_metrics.ipynb #7e8e4ce6
 import torch
@@ -104,6 +104,18 @@ def grama_share(gradients:list[Tensor], # of each hidden layer's incoming weight
     sizes = [g.abs().flatten(2).mean(2) for g in gradients]
     stuck = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
     return _finite_only(torch.cat(stuck, 1).float().mean(1), gradients)
+
+# %% ../nbs/11_metrics.ipynb #1b22ba12
+def steps_to_reach(course:Tensor, # online accuracy of each step, [K, steps]
+                   accuracy:float,
+                   window:int, # steps whose mean has to reach it, such as those of a pass
+                  )->Tensor: # [K]; nan where it is never reached
+    "Steps until the mean online accuracy of the last `window` steps reaches `accuracy`."
+    total = torch.nn.functional.pad(course.double().cumsum(1), (1, 0))
+    window = min(window, course.shape[1])
+    reached = (total[:, window:] - total[:, :-window]) / window >= accuracy - 1e-9
+    first = window + reached.int().argmax(1)
+    return torch.where(reached.any(1), first.float(), torch.nan)
 
 # %% ../nbs/11_metrics.ipynb #5d53b5d5
 def score_of(frame)->str: # a table of metrics

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Count', 'MOST_TASKS', 'SCALINGS', 'streams', 'Stream', 'Task', 'stream', 'PermutedMNIST', 'OnlinePermutedMNIST',
-           'InputPermutedMNIST', 'RandomLabelMNIST', 'RandomLabelCIFAR10', 'LabelPermutedCIFAR10', 'ClassStream',
-           'FivePlusOneCIFAR100', 'ContinualImageNet', 'SlowlyChangingRegression']
+           'InputPermutedMNIST', 'RandomLabelMNIST', 'RandomLabelCIFAR10', 'LabelPermutedCIFAR10',
+           'LabelPermutedEMNIST', 'ClassStream', 'FivePlusOneCIFAR100', 'ContinualImageNet', 'ClassIncrementalCIFAR100',
+           'SlowlyChangingRegression', 'WarmStart']
 
 # %% ../nbs/01_streams.ipynb #1e9490a1
 from collections.abc import Iterator
@@ -64,6 +65,9 @@ class Stream(Options):
         "The examples of task `index` to probe with. A subclass defines it."
         raise NotImplementedError
 
+    def open_outputs(self, index:int)->int|None:
+        "How many outputs, the first ones, take part from task `index` on; None: all."
+
     def counts(self, index:int)->bool:
         "Whether task `index` counts in the total average online accuracy."
         return True
@@ -96,7 +100,23 @@ def shown(self:Stream, examples:int)->int:
 @patch(as_prop=True)
 def steps(self:Stream)->int:
     "Steps of a task: batches in a pass, times passes."
-    return self.passes * -(-self.shown(self.examples) // self.batch_size)
+    return self.steps_for(self.examples)
+
+# %% ../nbs/01_streams.ipynb #f655717a
+@patch
+def steps_for(self:Stream, examples:int)->int:
+    "Steps that all passes over so many examples take."
+    return self.passes * -(-self.shown(examples) // self.batch_size)
+
+@patch
+def steps_in(self:Stream, index:int)->int:
+    "Steps of task `index`: as many as of any other, unless a stream says otherwise."
+    return self.steps
+
+@patch(as_prop=True)
+def all_steps(self:Stream)->int:
+    "Steps of all tasks together."
+    return sum(self.steps_in(self.first_time(t)) for t in range(self.tasks))
 
 # %% ../nbs/01_streams.ipynb #ebca4484
 @patch
@@ -104,8 +124,9 @@ def scale(self:Stream)->str:
     """How large the stream is, e.g. 'mnist: 50 tasks of 1,200 examples,
     400 passes in batches of 16, 30,000 steps a task'."""
     passes = f"{self.passes:,} passes" if self.passes > 1 else "1 pass"
-    return (f"{self.dataset}: {self.tasks:,} tasks of {self.examples:,} examples, "
-            f"{passes} in batches of {self.batch_size:,}, {self.steps:,} steps a task")
+    most = "" if self.all_steps == self.tasks * self.steps else "up to "
+    return (f"{self.dataset}: {self.tasks:,} tasks of {most}{self.examples:,} examples, "
+            f"{passes} in batches of {self.batch_size:,}, {most}{self.steps:,} steps a task")
 
 # %% ../nbs/01_streams.ipynb #5d6a9cca
 @patch
@@ -218,6 +239,12 @@ def majority_share(self:Task)->Tensor: # [S]
     counts = y.new_zeros(len(y), int(y.max()) + 1).scatter_add_(1, y, torch.ones_like(y))
     return counts.amax(1) / y.shape[1]
 
+# %% ../nbs/01_streams.ipynb #07556262
+@patch(as_prop=True)
+def steps(self:Task)->int:
+    "Steps of the task."
+    return self.stream.steps_in(self.stream.first_time(self.index))
+
 # %% ../nbs/01_streams.ipynb #19fdba30
 _BLOCK = 2**25 # bytes of scaled examples that are made at a time, about
 
@@ -232,7 +259,7 @@ def batches(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, B, C, H, W], y 
 @patch
 def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [S, N]
     "The same, many batches at a time."
-    (x, y), s, left = self.examples, self.stream, self.stream.steps
+    (x, y), s, left = self.examples, self.stream, self.steps
     batches = min(max(64, 1024 // s.batch_size), max(1, _BLOCK // (s.batch_size * 4 * x[:, 0].numel())))
     S, N = y.shape
     x, y, first = x.flatten(0, 1), y.flatten(), N * torch.arange(S, device=y.device)[:, None]
@@ -270,7 +297,7 @@ def still_old(self:Task,
     "Which examples still are of the task before."
     s, N = self.stream, self.examples[1].shape[1]
     step = p * -(-s.shown(N) // s.batch_size) + place // s.batch_size
-    share = 1 - (step + .5) / (s.transition * s.steps)
+    share = 1 - (step + .5) / (s.transition * self.steps)
     k = key(self.seeds[:, None], "transition", self.index, p, place)
     return uniform(k, 1)[..., 0] < share
 
@@ -283,7 +310,7 @@ def mixed(self:Task, x:Tensor, y:Tensor, # [S, n, …] and [S, n]: a block of ex
     "The block, with examples of the task before where they still are."
     s, n = self.stream, order.shape[1]
     begun = p * -(-s.shown(self.examples[1].shape[1]) // s.batch_size) + place // s.batch_size
-    if not self.index or begun >= s.transition * s.steps: return x, y
+    if not self.index or begun >= s.transition * self.steps: return x, y
     old, (x0, y0) = self.still_old(p, place + torch.arange(n, device=order.device)), self.before
     row, column = torch.arange(len(y0), device=order.device)[:, None], order % y0.shape[1]
     fading = old.view(*old.shape, *[1] * (x.dim() - 2))
@@ -439,6 +466,13 @@ class LabelPermutedCIFAR10(Stream):
         every = torch.arange(len(d.test_labels), device=seeds.device).expand(len(seeds), -1)
         return d.test_images[every], self.names(index, seeds).gather(1, d.test_labels[every])
 
+# %% ../nbs/01_streams.ipynb #59881a68
+@streams.register("label_permuted_emnist")
+class LabelPermutedEMNIST(LabelPermutedCIFAR10):
+    "Other letters and digits in each task, one at a time; the names of the classes are permuted."
+    title = "Label-permuted EMNIST"
+    dataset: str = "emnist"
+
 # %% ../nbs/01_streams.ipynb #fb066d5e
 class ClassStream(Stream):
     "Tasks of classes that never come back. A subclass says how many each task has."
@@ -470,14 +504,19 @@ class ClassStream(Stream):
                              f"its classes times each = {self.each}")
         return self
 
+# %% ../nbs/01_streams.ipynb #1a8951e0
+@patch
+def classes_needed(self:ClassStream)->int:
+    "How many classes all tasks have together."
+    return sum(self.classes_in(t) for t in {self.first_time(t) for t in range(self.tasks)})
+
 # %% ../nbs/01_streams.ipynb #af126a67
 @patch
 def data(self:ClassStream, device="cpu")->Dataset:
     """The stream's data set on `device`.
     Raises `InputError` if it is missing, or has too few classes or too few images of one."""
-    times = {self.first_time(t) for t in range(self.tasks)}
     d, needed = (_on_device(self.dataset, self.root, torch.device(device), self.scaling),
-                 sum(self.classes_in(t) for t in times))
+                 self.classes_needed())
     if needed > d.classes:
         raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")
     if self.each > (fewest := int(d.labels.bincount(minlength=d.classes).min())):
@@ -559,6 +598,52 @@ class ContinualImageNet(ClassStream):
         "2, however many classes come."
         return 2
 
+# %% ../nbs/01_streams.ipynb #bc453a7b
+@streams.register("class_incremental_cifar100")
+class ClassIncrementalCIFAR100(ClassStream):
+    "More classes with each task; those before stay. Outputs of classes yet to come are closed."
+    title = "Class-incremental CIFAR-100"
+    source = "Dohare et al. 2024"
+    dataset: str = "cifar100"
+    tasks: Count = 20
+    more: Count = 5 # classes that come with each task
+    each: Count = 450
+    examples: Count = 45_000
+    batch_size: Count = 90
+    passes: Count = 200
+    equal: Literal["passes", "steps"] = "passes" # of which all tasks have as many
+    in_code = {}
+    network = "resnet18"
+
+    def classes_in(self, index):
+        "All that have come."
+        return self.more * (index + 1)
+
+    def classes_of(self, index, seeds):
+        "All that have come, in their order: [S, classes]."
+        return permutation(key(seeds, "classes"), self.data().classes)[:, :self.classes_in(index)]
+
+# %% ../nbs/01_streams.ipynb #b1170792
+@patch
+def labels_of(self:ClassIncrementalCIFAR100, classes):
+    "The classes in their order: 0, 1, … [S, classes]."
+    return torch.arange(classes.shape[1], device=classes.device).expand_as(classes)
+
+@patch
+def open_outputs(self:ClassIncrementalCIFAR100, index):
+    "Those of the classes that have come."
+    return self.classes_in(min(index, self.recur - 1) if self.recur else index)
+
+@patch
+def classes_needed(self:ClassIncrementalCIFAR100):
+    "Those of the largest task."
+    return self.open_outputs(self.tasks - 1)
+
+@patch
+def steps_in(self:ClassIncrementalCIFAR100, index):
+    "As many in each task, or those of its passes."
+    return self.steps if self.equal == "steps" else self.steps_for(self.classes_in(index) * self.each)
+
 # %% ../nbs/01_streams.ipynb #bd8b88e9
 @streams.register("slowly_changing_regression")
 class SlowlyChangingRegression(Stream):
@@ -637,3 +722,60 @@ def test_examples(self:SlowlyChangingRegression, index, seeds):
 def shape(self:SlowlyChangingRegression)->tuple:
     "(bits,)"
     return (self.slow + self.fast,)
+
+# %% ../nbs/01_streams.ipynb #7d670256
+@streams.register("warm_start")
+class WarmStart(Stream):
+    "A share of the data first, then more and more of them, up to all."
+    title = "Warm start"
+    source = "Ash and Adams 2020; Lee et al. 2024"
+    dataset: str = "cifar10"
+    tasks: Count = 2
+    examples: Count = 50_000
+    batch_size: Count = 128
+    passes: Count = 350
+    share: Annotated[float, Field(gt=0, le=1)] = .5 # of the examples, in the first task
+    noise: Annotated[float, Field(ge=0, le=1)] = 0. # share of random labels in the first task; none in the last
+    equal: Literal["passes", "steps"] = "passes" # of which all tasks have as many
+    in_code = {}
+    network = "resnet18"
+
+    @model_validator(mode="after")
+    def _begins(self):
+        if not self.shown(self.size(0)):
+            raise ValueError(f"share = {self.share}: the first task has {self.size(0)} examples, which make no "
+                             f"batch of {self.batch_size} with last_batch = {self.last_batch!r}")
+        return self
+
+# %% ../nbs/01_streams.ipynb #49a37c33
+@patch
+def grown(self:WarmStart, index:int)->float:
+    "How far the stream has come with task `index`, from 0 to 1."
+    return index / (self.tasks - 1) if self.tasks > 1 else 1.
+
+@patch
+def size(self:WarmStart, index:int)->int:
+    "How many examples task `index` has."
+    return round((self.share + (1 - self.share) * self.grown(index)) * self.examples)
+
+@patch
+def steps_in(self:WarmStart, index):
+    "As many in each task, or those of its passes."
+    return self.steps if self.equal == "steps" else self.steps_for(self.size(index))
+
+# %% ../nbs/01_streams.ipynb #823b1ed4
+@patch
+def train_examples(self:WarmStart, index, seeds):
+    "The first of the seed's images, some with random labels: x [S, N, C, H, W] uint8, y [S, N]."
+    d, few = self.data(seeds.device), slice(self.size(index))
+    subset = self.subset(seeds)[:, few]
+    drawn = integers(key(seeds, "random labels"), self.examples, d.classes)[:, few]
+    wrong = uniform(key(seeds, "noise"), self.examples)[:, few] < self.noise * (1 - self.grown(index))
+    return d.images[subset], torch.where(wrong, drawn, d.labels[subset])
+
+@patch
+def test_examples(self:WarmStart, index, seeds):
+    "All test images with their own labels: x [S, M, C, H, W] uint8, y [S, M]."
+    d = self.data(seeds.device)
+    every = torch.arange(len(d.test_labels), device=seeds.device).expand(len(seeds), -1)
+    return d.test_images[every], d.test_labels[every]

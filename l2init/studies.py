@@ -307,7 +307,7 @@ def make_run(study:str, # its name
                 ) > MOST_NUMBERS:
         raise InputError(f"network {name}: {len(learners):,} learners have {numbers:,} weights together, "
                          f"at most {MOST_NUMBERS:,} are allowed.")
-    return Run(study, notebook, params, runs / study, made.tasks * made.steps, len(learners), phase, root or "",
+    return Run(study, notebook, params, runs / study, made.all_steps, len(learners), phase, root or "",
                scale=scale_of(made, params))
 
 # %% ../nbs/14_studies.ipynb #c76d2b6b

@@ -30,6 +30,9 @@ TINY = dict(
     online_permuted_mnist=(dict(dataset="mnist5k", tasks=2, examples=12), dict(name="mlp", hidden=[10])),
     input_permuted_mnist=(dict(dataset="mnist5k", tasks=2, examples=12), dict(name="mlp", hidden=[10])),
     label_permuted_cifar10=(dict(dataset="synthetic_images_10x14", tasks=2, examples=12), dict(name="cnn", channels=[3, 4], hidden=[8])),
+    label_permuted_emnist=(dict(dataset="mnist5k", tasks=2, examples=12), dict(name="mlp", hidden=[10])),
+    warm_start=(dict(dataset="mnist5k", tasks=3, examples=48, passes=2, batch_size=8, noise=.5), dict(name="mlp", hidden=[10])),
+    class_incremental_cifar100=(dict(dataset="synthetic_images_8x14", tasks=3, more=2, each=12, examples=72, batch_size=8, passes=1), dict(name="cnn", channels=[3, 4], hidden=[8])),
 )
 
 

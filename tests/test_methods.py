@@ -35,7 +35,7 @@ def test_every_method_on_every_stream(method, name):
         assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
 
 
-ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise"))) # on each stream, a method of another kind
+ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise", "l1_init", "dash", "fire"))) # on each stream, a method of another kind
 
 
 @pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
@@ -52,13 +52,14 @@ RECOUNT = dict( # 2,000 steps each
     random_label_cifar10=dict(dataset="photo_patches", tasks=5, examples=160, passes=40),
     five_plus_one_cifar100=dict(dataset="synthetic_images_30x56", tasks=10, each=48, examples=240, batch_size=24, passes=20),
     continual_imagenet=dict(dataset="synthetic_images_20x70", tasks=10, each=60, examples=120, batch_size=30, passes=50),
+    warm_start=dict(dataset="mnist5k", tasks=4, examples=800, batch_size=20, passes=20, share=.25, noise=.5),
 )
 
 
 @pytest.mark.parametrize("name", [n if TINY[n][1]["name"] == "mlp" else pytest.param(n, marks=pytest.mark.slow) for n in RECOUNT])
 def test_online_accuracy_recounted_by_a_plain_loop(name):
     s, network = stream(name, **RECOUNT[name]), TINY[name][1]
-    assert s.tasks * s.steps == 2000
+    assert s.all_steps == 2000
     cohort = cohort_on(s, "l2_init", network, grid("l2_init", [3], [1e-2], strength=[1e-2]), "sgd", dtype=torch.float64)
     model, recount = cohort.module(0), []
     start, opt = [p.detach().clone() for p in model.parameters()], torch.optim.SGD(model.parameters(), lr=1e-2)

@@ -197,10 +197,13 @@ OF_STREAMS = dict(
     online_permuted_mnist=dict(SHARED, first_identity=dict(first_identity=True), fresh_subset=dict(fresh_subset=True)),
     input_permuted_mnist=dict(SHARED, first_identity=dict(first_identity=True), fresh_subset=dict(fresh_subset=False)),
     label_permuted_cifar10=SHARED,
+    label_permuted_emnist=dict(SHARED, dataset=dict(dataset="mnist5k"), scaling=dict(scaling="unit")),
+    warm_start=dict(SHARED, tasks=dict(tasks=3), examples=dict(examples=512), share=dict(share=.1), noise=dict(noise=.5), equal=dict(equal="steps")),
+    class_incremental_cifar100=dict(SHARED, examples=dict(examples=10_000, each=100), each=dict(each=100, examples=10_000), more=dict(more=4, examples=36_000), tasks=dict(tasks=3, examples=6750), equal=dict(equal="steps"), recur=dict(recur=2, examples=4500)),
 )
 OF_NETWORKS = dict(layer_norm=True, activation="crelu", leak=.1, positive=.8, normalize_input=True, removed=.25, init="xavier_normal", xavier_gain="relu", hidden=[7, 8], channels=[5, 6], kernels=[3, 3])
 OF_OPTIMIZERS = dict(beta1=.8, beta2=.99, eps=1e-6, correction="lost")
-OF_PROBES = dict(examples_of="next", srank="below", dormant=.1, fresh=2, forgetting=True, plasticity=3, readiness=4, grama=True, kernel=5)
+OF_PROBES = dict(examples_of="next", srank="below", dormant=.1, fresh=2, forgetting=True, plasticity=3, readiness=4, grama=True, converged=.9, kernel=5)
 
 
 @pytest.fixture

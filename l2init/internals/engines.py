@@ -73,12 +73,13 @@ def learn(self:Engine, task)->dict[str, Tensor]: # a `Task`; name -> [K], on the
         raise InputError(f"The task is for seeds {task.seeds.tolist()}, the cohort has {c.seeds.tolist()}.")
     c.check(*task.examples, scaled=False)
     loss = torch.zeros(len(c), device=c.theta.device)
-    accuracy = torch.zeros_like(loss)
+    accuracy, course = torch.zeros_like(loss), []
     for x, y in task.blocks():
         losses, accuracies = self.learn_batches(x, y, task.stream.batch_size)
         loss += losses.sum(1)
         accuracy += accuracies.sum(1)
-    n = task.stream.steps
+        course.append(accuracies)
+    self.course, n = torch.cat(course, 1), task.steps # online accuracy of each step, [K, steps]
     diverged = ~(loss.isfinite() & c.theta.isfinite().all(1))
     return dict(online_accuracy=accuracy / n, online_loss=loss / n, diverged=diverged)
 
@@ -116,9 +117,10 @@ class LayersInCache(Engine):
     def learn(self, task):
         if self.at_a_time >= len(self.cohort): return super().learn(task)
         task.examples # made once, for all parts
-        parts = self.cohort.split(self.at_a_time)
-        values = [LayersInCache(p).learn(task.part(p.seeds)) for p in parts]
-        self.cohort.steps = parts[0].steps
+        parts = [LayersInCache(p) for p in self.cohort.split(self.at_a_time)]
+        values = [p.learn(task.part(p.cohort.seeds)) for p in parts]
+        self.cohort.steps = parts[0].cohort.steps
+        self.course = torch.cat([p.course for p in parts])
         return {n: torch.cat([v[n] for v in values]) for n in values[0]}
 
 # %% ../../nbs/internals/04_engines.ipynb #d0647f6d
@@ -162,6 +164,7 @@ class PerceptronLoop(Engine):
 def refusal(cls:PerceptronLoop, cohort):
     if reason := LayersInCache.refusal(cohort): return reason
     if cohort.loss is not cross_entropy: return "the loop of whole steps has no other loss than cross-entropy"
+    if cohort.network.closed is not None: return "the loop of whole steps has no closed outputs"
     if not cohort.network.perceptron():
         return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
     if not cohort.optimizer.loop(cohort.descent.state): return f"{type(cohort.optimizer).__name__} has no loop"
