@@ -7,8 +7,9 @@ __all__ = ['losses', 'Units', 'networks', 'Distribution', 'AtMaxima', 'Layer', '
            'channels_first', 'features_last', 'features_second', 'grouped', 'Linear', 'ReLU', 'ConcatenatedReLU',
            'CReLU', 'Elementwise', 'LeakyReLU', 'SmoothLeaky', 'AsModule', 'Fourier', 'AdaLin', 'AID',
            'IntervalDropout', 'Standardize', 'RunningNorm', 'LayerNorm', 'Conv2d', 'MaxPool2d', 'cross_entropy',
-           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'closed_off', 'Perceptron', 'HiddenLayer',
-           'incoming', 'outgoing', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN', 'network']
+           'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'closed_off', 'Weight', 'kind_of',
+           'layer_weights', 'Perceptron', 'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled',
+           'initial_distribution', 'MLP', 'CNN', 'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -577,6 +578,73 @@ def is_norm(self:Network, device="cpu")->Tensor: # bool, [P]
     return torch.cat([torch.full((where.stop - where.start,), self.layers[i].kind == "norm", device=device)
                       for i, _, where in self.slots.values()])
 
+# %% ../nbs/02_networks.ipynb #558a4b56
+@dataclass(frozen=True)
+class Weight:
+    "A parameter: what it is, and where it stands in a flat tensor [K, P]."
+    name: str
+    owner: int|str # the position of its layer, or the name of its module: the key in `views`
+    parameter: str # its own name there
+    kind: str # linear, conv, bias (of these two), gain, offset (of norms), embedding or other
+    where: slice # of P
+    shape: tuple # of one learner's, as PyTorch has it
+    fan_in: int = 0 # how many numbers go into a unit of its layer; 0: it is of no linear layer or convolution
+    bias: slice|None = None # where the bias beside it stands, or the offset beside a gain
+    turned: bool = False # does it stand there as [in, out]?
+
+# %% ../nbs/02_networks.ipynb #2f556760
+@patch
+def view(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, *shape]
+    "It in a flat tensor, as PyTorch lays it out: a view."
+    v = flat[:, self.where]
+    return v.unflatten(1, self.shape[::-1]).mT if self.turned else v.unflatten(1, self.shape or (1,))
+
+@patch
+def matrix(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, out, in]
+    "It as one matrix, a view: in a convolution, all places of the kernel side by side."
+    return self.view(flat).flatten(2)
+
+@patch
+def matrices(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, …, out, in]
+    "It as matrices, a view: in a convolution, one for each place of the kernel."
+    w = self.view(flat)
+    places = range(3, w.dim())
+    return w.movedim((*places,), (*(p - 2 for p in places),))
+
+# %% ../nbs/02_networks.ipynb #1f4edb38
+def kind_of(layer:str, parameter:str)->str: # of the layer: linear, conv, norm, embedding or another
+    "What a parameter is, in the words of `Weight.kind`."
+    if layer == "norm": return "offset" if "bias" in parameter else "gain"
+    if layer in ("linear", "conv"): return "bias" if "bias" in parameter else layer
+    return "embedding" if layer == "embedding" else "other"
+
+# %% ../nbs/02_networks.ipynb #8ea72b9a
+@patch(as_prop=True)
+def weights(self:Network)->list[Weight]:
+    "A record of each parameter, in their order."
+    out = []
+    for name, (i, p, where) in self.slots.items():
+        layer, beside = self.layers[i], self.slots.get(f"{self.names[i]}.bias")
+        kind, shape = kind_of(layer.kind, p), layer.shapes[p]
+        turned = kind == "linear"
+        fan_in = layer.fan_in if layer.kind in ("linear", "conv") else 0
+        out.append(Weight(name, i, p, kind, where, shape[::-1] if turned else shape, fan_in,
+                          beside[2] if beside and p != "bias" else None, turned))
+    return out
+
+@patch
+def output_layer(self:Network)->int:
+    "The position of the layer that gives the outputs."
+    return max(w.owner for w in self.weights if w.kind in ("linear", "conv"))
+
+# %% ../nbs/02_networks.ipynb #feab6e03
+def layer_weights(network:Network, # or another with `weights`
+                  hidden:bool=False, # without the output layer's?
+                 )->list[Weight]:
+    "The weights of linear layers and convolutions."
+    last = network.output_layer() if hidden else None
+    return [w for w in network.weights if w.kind in ("linear", "conv") and not (hidden and w.owner == last)]
+
 # %% ../nbs/02_networks.ipynb #79fd93e1
 @dataclass(frozen=True)
 class Perceptron:
@@ -705,6 +773,11 @@ def norms(self:HiddenLayer, params:list[dict])->list[tuple[Tensor, float]]:
 def activations(self:HiddenLayer, saved:list)->Tensor: # as from `Network.forward`
     "What the units give, [K, units, examples × positions]."
     return saved[self.activation].movedim(2, 1).flatten(2)
+
+@patch
+def examples(self:HiddenLayer, saved:list)->int:
+    "Of how many examples it is."
+    return saved[self.activation].shape[1]
 
 @patch
 def pooled(self:HiddenLayer, saved:list, network:Network)->Tensor:

@@ -278,7 +278,7 @@ def blocks(self:Task)->Iterator[tuple[Tensor, Tensor]]: # x [S, N, C, H, W], y [
 @patch
 def first_pass(self:Task)->Iterator[tuple[Tensor, Tensor]]: # as `batches`
     "The batches of the first pass."
-    return islice(self.batches(), self.stream.steps // self.stream.passes)
+    return islice(self.batches(), self.steps // self.stream.passes)
 
 @patch
 def portions(self:Task, of:str="train", # or "test": the test examples
