@@ -245,7 +245,7 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
 # %% ../nbs/17_cli.ipynb #c1955981
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
-    from l2init.internals.batches import seconds_per_step
+    from l2init.internals.batches import hours
     from l2init.studies import plan, read_study
     try: planned, reason = plan(study, runs), None
     except InputError as e: # the data may be elsewhere
@@ -254,7 +254,7 @@ def preview(study:Path, runs:Path, workers:int)->None:
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
     # what they select will be evaluated
     selecting = (table.get("phase") == "select") & (table.state != "done")
-    if reason is None: table["hours"] = [r.steps * seconds_per_step(r) / 3600 for r in planned]
+    if reason is None: table["hours"] = hours(planned)
     show(table)
     later = table[selecting] if wait else table[:0]
     learners, steps = (table.learners.sum() + wait * coming,
@@ -263,9 +263,9 @@ def preview(study:Path, runs:Path, workers:int)->None:
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
           + f", {learners} learners, {int(steps):,} learner-steps")
     if reason: return print(f"No estimate of time: {reason}")
-    hours = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    print(f"about {hours / workers:.2g} hours for what is not done, with {workers} workers: "
-          "measured for some steps of each run, without kernels, probes and writing")
+    left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
+    print(f"about {left / workers:.2g} hours for what is not done, with {workers} workers: measured for some steps, "
+          "once for each method, network, optimizer and shape of batches; without kernels, probes and writing")
 
 # %% ../nbs/17_cli.ipynb #67c0232d
 def overview(planned)->pd.DataFrame:

@@ -263,7 +263,7 @@ class ContinualBackpropHyper(Options):
     replacement_rate: Annotated[float, Field(ge=0, le=1)] # ρ, share of the eligible units at each step
     maturity: Annotated[int, Field(ge=0)] = 100 # steps until a unit is eligible
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # η
-    utility: Literal["contribution", "adaptable"] = "contribution"
+    utility: Literal["contribution", "adaptable"] = "contribution" # adaptable: distance from its mean, over |incoming|
     measured_on: Literal["activation", "pooling"] = "activation" # pooling: what is left of it after pooling [code]
     fraction: Literal["carry", "bernoulli", "bernoulli_below_one"] = "carry" # below_one: chance if less than one [code]
     redraw: Literal["init", "kaiming_uniform"] = "init" # of new weights; kaiming_uniform: bound √(6 / fan in) [code]
