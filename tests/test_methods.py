@@ -23,11 +23,8 @@ def cohort_on(s, method, network, learners, optimizer="adam", **options):
 def test_all_streams_are_tried(): assert {*TINY, "slowly_changing_regression"} == set(streams) # which 13_training trains on
 
 
-# All pairs, of which every third is tried at once: each method on a third of the streams, the two that everybody compares on all.
-PAIRS = [pytest.param(m, n, marks=[] if (i + j) % 3 == 0 or m in ("plain", "l2_init") else pytest.mark.slow) for i, m in enumerate(methods) for j, n in enumerate(TINY)]
-
-
-@pytest.mark.parametrize("method, name", PAIRS)
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("method", methods)
 def test_every_method_on_every_stream(method, name):
     options, network = TINY[name]
     s, learners = stream(name, **options), grid(method, [0, 1], [1e-2], **hyper_of(method))
