@@ -34,8 +34,7 @@ def test_outputs_are_stored(notebook):
     for c in code:
         source = "".join(c["source"])
         if "plt.show()" in source and "def " not in source: assert any("image/png" in o.get("data", {}) for o in c["outputs"]), f"no figure is stored under: {source[:80]}"
-    limit = 1_000_000 if notebook.parent.name == "reports" else 400_000 if notebook.stem == "reference" else 300_000 # the reference is looked up, not read
-    assert (ROOT / notebook).stat().st_size < limit
+    assert (ROOT / notebook).stat().st_size < (1_000_000 if notebook.parent.name == "reports" else 300_000)
     assert len({c["id"] for c in cells(notebook)}) == len(cells(notebook))
 
 
