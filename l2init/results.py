@@ -56,14 +56,18 @@ def load(runs:list[Run], # those that are done are read
         )->pd.DataFrame: # a row per learner and task
     """All finished runs as one table: run, phase (where there are two), stream, dataset,
     method, optimizer, further parameters that vary, learner, seed, hyper-parameters,
-    task, metrics."""
+    task, metrics. A parameter of the stream that has the name of a hyper-parameter or metric
+    is a column `stream.<name>`."""
     frames, first = [], {}
+    done = {r.id: r.metrics for r in runs if r.state == "done"}
+    taken, varied = {c for f in done.values() for c in f}, varying(runs)
     for r in runs:
-        if r.state != "done": continue
-        f = r.metrics
+        if r.id not in done: continue
+        f = done[r.id]
         about = dict(run=r.id, **({"phase": r.phase} if r.phase else {}),
                      stream=r.notebook.stem, **{c: r.params[c] for c in RUN_COLUMNS[1:]})
-        about |= {n: shown(r.params, n) for n in varying(runs) if n in r.params}
+        about |= {f"stream.{n}" if n in taken else n: shown(r.params, n)
+                  for n in varied if n in r.params}
         frames.append(pd.concat([pd.DataFrame([about] * len(f)), f], axis=1))
         first |= dict.fromkeys(about)
     if not frames: raise InputError("No run is finished yet, so there is no table.")
