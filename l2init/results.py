@@ -76,10 +76,12 @@ def load(runs:list[Run], # those that are done are read
 
 # %% ../nbs/15_results.ipynb #cccc3cc2
 def hyper_columns(frame:pd.DataFrame)->list[str]:
-    "The columns of `frame` that are hyper-parameters."
-    shown = [methods[m] for m in frame.method.unique()] if "method" in frame else []
-    names = ["learning_rate", *dict.fromkeys(n for m in [*methods.values(), *shown]
-                                             for n in m.hyper.model_fields)]
+    """The columns of `frame` that are hyper-parameters of its methods. (Another method's may
+    have the name of a stream's parameter.)"""
+    shown = set(frame.method) if "method" in frame else set(methods)
+    ordered = [m for m in methods if m in shown] + sorted(shown - set(methods))
+    names = ["learning_rate", *dict.fromkeys(n for m in ordered
+                                             for n in methods[m].hyper.model_fields)]
     return [n for n in names if n in frame]
 
 # %% ../nbs/15_results.ipynb #2f2776f7
