@@ -39,9 +39,10 @@ reports: install ## execute the reports on the tables in results/, and draw the 
 	@$(EXECUTE) nbs/reports/*.ipynb
 	@$(BIN)/nbdev_clean
 
-bench: install ## measure lock-step training against plain loops and JAX, and on a GPU if there is one
+bench: install ## measure lock-step training against plain loops and JAX, drop-ins, and on a GPU if there is one
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,bench]"
 	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/drop_in.py
 	@$(BIN)/python benchmarks/gpu.py
 
 docs: install ## render the site into _docs (needs Quarto)

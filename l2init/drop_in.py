@@ -299,9 +299,10 @@ def _hook(self:DropIn):
     if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(self._begin))
     found = self.stack.network.found if self.at["after_step"] else None
     for s in {s.key: s for g in found or () for s in (*g.seen, *g.read)}.values():
-        def note(module, args, output=None, key=s.key):
-            if self._wanted(): self.seen[key] = [(output if key[1] else args[0]).detach()[None]]
         sub = m.get_submodule(s.module)
+        def note(module, args, output=None, key=s.key, own=sub):
+            if module is own and self._wanted(): # not of a copy, which has the hook, too
+                self.seen[key] = [(output if key[1] else args[0]).detach()[None]]
         self.hooks.append(sub.register_forward_hook(note) if s.output else sub.register_forward_pre_hook(note))
 
 @patch

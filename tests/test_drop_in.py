@@ -244,6 +244,42 @@ def test_a_closure_and_compiling_change_nothing(method):
     assert torch.allclose(torch.cat([p.detach().flatten() for p in m.parameters()]), whole, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ("shrink_perturb", "l2_init", "redo"))
+def test_micro_batches_that_are_summed_are_one_step(method):
+    data = batches(40)
+    model, opt, handle = made(opt=torch.optim.SGD, method=method)
+    whole = fit(model, opt, data)
+    model, opt, handle = made(opt=torch.optim.SGD, method=method)
+    for x, y in data:
+        opt.zero_grad()
+        for i in (0, 1): (F.cross_entropy(model(x[i::2]), y[i::2]) / 2).backward()
+        opt.step()
+    summed = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert handle.steps == 40
+    if method != "redo": assert torch.allclose(summed, whole, rtol=0, atol=1e-9) # ReDo judges by the last micro-batch
+
+
+def test_a_copy_of_the_model_is_not_judged():
+    data = batches(40)
+    model, opt, _ = made(method="redo")
+    whole = fit(model, opt, data)
+    model, opt, _ = made(method="redo")
+    copied = copy.deepcopy(model)
+    for x, y in data:
+        opt.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        copied(torch.zeros_like(x)) # a teacher, say, that keeps its gradients
+        opt.step()
+    assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), whole)
+
+
+def test_tied_weights_are_refused():
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)), torch.randn(4, 64)
+    model[2].weight = model[0].weight
+    with pytest.raises(InputError, match="the weight '0.weight' is tied to '2.weight'"):
+        ReDo(model, torch.optim.Adam(model.parameters()), example=x, period=5, threshold=.1)
+
+
 @pytest.mark.parametrize("fused", (False, True))
 def test_a_step_that_is_skipped_is_no_step(fused):
     data = batches(30)

@@ -62,10 +62,11 @@ def left_after(processes):
     return left
 
 
-def undisturbed_and_killed(folder, kinds, tasks):
+def undisturbed_and_killed(folder, kinds, tasks, network='name = "mlp"\nhidden = [8]'):
     """What a study leaves that nobody disturbs, and one of which processes of `kinds` are killed, one after the other, each in the middle of a run
     that has come a task further since the last kill, while the same command is typed again and again."""
     study = STUDY.replace("tasks = 2", f"tasks = {tasks}").replace("[1e-2, 1e-3]", "[1e-2]") + '[[methods]]\nname = "redo"\nperiod = [3]\nthreshold = [0.1]\n'
+    study = study.replace('name = "mlp"\nhidden = [8]', network)
     calm, wild = (made(folder / name, study) for name in ("calm", "wild"))
     assert l2init(calm, "run", "study.toml", "--workers", 2).returncode == 0
     kinds, status = list(kinds), None
@@ -88,6 +89,16 @@ def undisturbed_and_killed(folder, kinds, tasks):
 def test_a_kernel_a_worker_and_the_command_are_killed_and_nothing_changes(tmp_path):
     calm, wild = undisturbed_and_killed(tmp_path, ["kernel", "worker", "parent"], 40)
     assert calm == wild and len(calm) == 3
+
+
+@pytest.mark.slow
+def test_a_resnet_in_lock_step_is_killed_and_nothing_changes(tmp_path):
+    calm, wild = undisturbed_and_killed(tmp_path, ["kernel", "worker", "parent"], 10, 'name = "resnet18"\nwidth = 2\nnorm = "batch"')
+    assert calm == wild and len(calm) == 3
+    of_calm, of_wild = (l2init(tmp_path / name, "table", "study.toml") for name in ("calm", "wild"))
+    print(of_wild.stdout)
+    assert of_calm.returncode == 0 and of_calm.stdout == of_wild.stdout
+    assert all(method in of_wild.stdout for method in ("plain", "l2_init", "redo"))
 
 
 @pytest.mark.slow
