@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 HANGS = 1800 # seconds after which a process hangs, on a machine however busy; never a measurement
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["l2init.cli", "l2init.plots", "l2init.results", "l2init.internals.site", "l2init.studies", "nbdev.test", "nbdev.processors"])
+FORK.set_forkserver_preload(["l2init.cli", "l2init.plots", "l2init.results", "l2init.internals.site", "l2init.studies", "nbdev.test", "nbdev.processors", "papermill"])
 
 
 def isolate()->None:
