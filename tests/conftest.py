@@ -26,7 +26,7 @@ TINY = dict(
     random_label_mnist=(dict(dataset="mnist5k", tasks=3, examples=32, passes=2), dict(name="mlp", hidden=[10])),
     random_label_cifar10=(dict(dataset="photo_patches", tasks=3, examples=32, passes=2), dict(name="cnn", channels=[3, 4], hidden=[8])),
     five_plus_one_cifar100=(dict(dataset="synthetic_images_12x14", tasks=3, each=12, examples=60, batch_size=8, passes=1), dict(name="cnn", channels=[3, 4], hidden=[8])),
-    continual_imagenet=(dict(dataset="synthetic_images_6x28", tasks=3, each=36, examples=72, batch_size=24, passes=2), dict(name="cnn", channels=[3, 4], hidden=[8])),
+    continual_imagenet=(dict(dataset="synthetic_images_6x42", tasks=3, each=36, examples=72, batch_size=24, passes=2), dict(name="cnn", channels=[3, 4], hidden=[8])),
     online_permuted_mnist=(dict(dataset="mnist5k", tasks=2, examples=12), dict(name="mlp", hidden=[10])),
     input_permuted_mnist=(dict(dataset="mnist5k", tasks=2, examples=12), dict(name="mlp", hidden=[10])),
     label_permuted_cifar10=(dict(dataset="synthetic_images_10x14", tasks=2, examples=12), dict(name="cnn", channels=[3, 4], hidden=[8])),
