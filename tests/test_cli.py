@@ -140,19 +140,19 @@ def test_two_readings_of_a_stream_stay_apart(project):
 
 
 def test_a_study_of_two_phases(project):
-    (project / "study.toml").write_text("select_seeds = [7, 8]\n" + STUDY)
+    (project / "study.toml").write_text("select_seeds = [7, 8]\n" + STUDY.replace('[[methods]]\nname = "plain"\n', ""))
     dry = l2init(project, "run", "study.toml", "--dry-run")
-    assert dry.returncode == 0 and "total: 4 runs (2 of them evaluate what the others select), 10 learners, 80 learner-steps" in dry.stdout and "hours" in dry.stdout
-    assert "2 more will evaluate what these select." in l2init(project, "status", "study.toml").stdout
+    assert dry.returncode == 0 and "total: 2 runs (1 of them evaluate what the others select), 6 learners, 48 learner-steps" in dry.stdout and "hours" in dry.stdout
+    assert "1 more will evaluate what these select." in l2init(project, "status", "study.toml").stdout
     assert l2init(project, "table", "study.toml").returncode == 2 and l2init(project, "keep", "study.toml").returncode == 2
     ran = l2init(project, "run", "study.toml")
-    assert ran.returncode == 0 and "[4/4 done" in ran.stderr, ran.stderr
+    assert ran.returncode == 0 and "[2/2 done" in ran.stderr, ran.stderr
     evaluated, tried = ([*csv.DictReader(io.StringIO(l2init(project, "table", "study.toml", "--csv", *more).stdout))] for more in ((), ("--select",)))
-    assert [r["method"] for r in sorted(evaluated, key=lambda r: r["method"])] == ["l2_init", "plain"] and len(tried) == 3
-    best = max((r for r in tried if r["method"] == "l2_init"), key=lambda r: float(r["online_accuracy"]))
-    assert [r["strength"] for r in evaluated if r["method"] == "l2_init"] == [best["strength"]]
+    assert [r["method"] for r in evaluated] == ["l2_init"] and len(tried) == 2
+    best = max(tried, key=lambda r: float(r["online_accuracy"]))
+    assert [r["strength"] for r in evaluated] == [best["strength"]]
     again = l2init(project, "run", "study.toml")
-    assert again.returncode == 0 and "4 of them done already" in again.stderr
+    assert again.returncode == 0 and "2 of them done already" in again.stderr
 
 
 @pytest.mark.xdist_group("finished")

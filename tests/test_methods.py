@@ -42,10 +42,10 @@ def test_every_method_on_every_stream(method, name, optimizer):
     assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
 
 
-ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise", "l1_init", "dash", "fire"))) # on each stream, a method of another kind
+ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise", "l1_init", "dash", "fire"))) # on each stream, a method of another kind; at once two, since test_notebooks executes all and test_studies brings every option to its run
 
 
-@pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
+@pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m and n in ("permuted_mnist", "continual_imagenet") else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
 def test_every_method_and_stream_by_papermill(method, name, tmp_path):
     options, network = TINY[name]
     params = dict(options, network=network, method=method, hyper=hyper_of(method), seeds=[0, 1], learning_rate=[1e-2], probes=dict(fresh=1), folder=str(tmp_path))
