@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import ROOT, isolate
+from processes import BIN, ROOT, isolate, made, run
 
 isolate()
 
@@ -34,6 +34,39 @@ TINY = dict(
     warm_start=(dict(dataset="mnist5k", tasks=3, examples=48, passes=2, batch_size=8, noise=.5), dict(name="mlp", hidden=[10])),
     class_incremental_cifar100=(dict(dataset="synthetic_images_8x14", tasks=3, more=2, each=12, examples=72, batch_size=8, passes=1), dict(name="cnn", channels=[3, 4], hidden=[8])),
 )
+
+
+# A study that many tests need done.
+
+STUDY = """
+seeds = [0, 1]
+[[streams]]
+name = "random_label_mnist"
+dataset = "mnist5k"
+tasks = 2
+examples = 32
+passes = 2
+[[methods]]
+name = "plain"
+[[methods]]
+name = "l2_init"
+strength = [1e-2, 1e-3]
+[[optimizers]]
+name = "adam"
+learning_rate = [1e-3]
+[[networks]]
+name = "mlp"
+hidden = [8]
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    "A project whose study the command itself has done, and what it said. Tests work on copies; those that do are in the group `finished`."
+    project = made(tmp_path_factory.mktemp("finished"), STUDY)
+    ended = run([BIN / "l2init", "run", "study.toml", "--workers", 2], cwd=project)
+    assert ended.returncode == 0, ended.stderr
+    return project, ended.stdout
 
 
 # Before the workers start: what each of them would compile is compiled once.

@@ -1,6 +1,8 @@
 """Processes that tests start: in an environment of their own, with the signals of a shell, and gone when the test is, however it ends."""
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 HANGS = 1800 # seconds after which a process hangs, on a machine however busy; never a measurement
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["l2init.cli", "l2init.plots", "l2init.results", "l2init.internals.site", "l2init.studies", "nbdev.test", "nbdev.processors"])
+FORK.set_forkserver_preload(["l2init.cli", "l2init.plots", "l2init.results", "l2init.internals.site", "l2init.studies", "l2init.internals.kernels", "nbdev.test", "nbdev.processors", "papermill", "torchvision.models"])
 
 
 def isolate()->None:
@@ -91,6 +93,19 @@ def forked(entry, *args, cwd=ROOT, env=None, stdin=None)->subprocess.CompletedPr
 
 
 def l2init(project, *args, **env): return forked("l2init.cli:main", *args, cwd=project, env=environment(**env))
+
+
+def made(project, study):
+    "A project with our experiment notebooks and a study file. On random labels, which our studies are of, nothing is drawn: half of a short run."
+    shutil.copytree(ROOT / "nbs" / "experiments", project / "nbs" / "experiments")
+    (project / "study.toml").write_text(study)
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in (c for c in content["cells"] if c["cell_type"] == "code"):
+        text = "".join(cell["source"]).partition("fig, axes =")[0].replace("matplotlib.pyplot as plt, ", "")
+        cell["source"] = [line for line in text.splitlines(keepends=True) if "l2init.plots" not in line and "plt.show()" not in text]
+    notebook.write_text(json.dumps(content), encoding="utf-8")
+    return project
 
 
 def execute_notebook():

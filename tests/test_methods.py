@@ -1,4 +1,4 @@
-"""Every method on every stream, tiny; each of them through papermill as well; and what is recorded, counted again by a plain loop."""
+"""Every method on every stream, tiny, with one optimizer at once, with the other by the slow tests; each of them through papermill as well; and what is recorded, counted again by a plain loop."""
 import pandas as pd
 import pytest
 import torch
@@ -23,22 +23,29 @@ def cohort_on(s, method, network, learners, optimizer="adam", **options):
 def test_all_streams_are_tried(): assert {*TINY, "slowly_changing_regression"} == set(streams) # which 13_training trains on
 
 
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("method", methods)
-def test_every_method_on_every_stream(method, name):
+def paired(i, j, optimizer):
+    "Whether the pair of the `i`-th method and the `j`-th stream is tried with the optimizer at once: each pair with one, each method and each stream with both."
+    return (i + j) % 2 == ("adam", "sgd").index(optimizer)
+
+
+TRIED = [pytest.param(m, n, o, marks=[] if paired(i, j, o) or not all(map(methods[m].suits, ("adam", "sgd"))) else pytest.mark.slow)
+         for i, m in enumerate(methods) for j, n in enumerate(TINY) for o in ("adam", "sgd") if methods[m].suits(o)]
+
+
+@pytest.mark.parametrize("method, name, optimizer", TRIED)
+def test_every_method_on_every_stream(method, name, optimizer):
     options, network = TINY[name]
     s, learners = stream(name, **options), grid(method, [0, 1], [1e-2], **hyper_of(method))
-    for optimizer in filter(methods[method].suits, ("adam", "sgd")):
-        m = train(cohort_on(s, method, network, learners, optimizer), s, progress=False, fresh=2, forgetting=True)
-        assert len(m) == s.tasks * len(learners) and not m.diverged.any() and m.online_accuracy.between(0, 1).all()
-        assert (m.fresh_accuracy == m.online_accuracy)[m.task == 0].all() and m.majority_share.between(0, 1).all() and m.final_accuracy.notna().all()
-        assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
+    m = train(cohort_on(s, method, network, learners, optimizer), s, progress=False, fresh=2, forgetting=True)
+    assert len(m) == s.tasks * len(learners) and not m.diverged.any() and m.online_accuracy.between(0, 1).all()
+    assert (m.fresh_accuracy == m.online_accuracy)[m.task == 0].all() and m.majority_share.between(0, 1).all() and m.final_accuracy.notna().all()
+    assert m.groupby("task").counts.first().tolist() == [s.counts(t) for t in range(s.tasks)]
 
 
-ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise", "l1_init", "dash", "fire"))) # on each stream, a method of another kind
+ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "crelu", "snr", "upgd", "hare_and_tortoise", "l1_init", "dash", "fire"))) # on each stream, a method of another kind; at once two, since test_notebooks executes all and test_studies brings every option to its run
 
 
-@pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
+@pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m and n in ("permuted_mnist", "continual_imagenet") else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
 def test_every_method_and_stream_by_papermill(method, name, tmp_path):
     options, network = TINY[name]
     params = dict(options, network=network, method=method, hyper=hyper_of(method), seeds=[0, 1], learning_rate=[1e-2], probes=dict(fresh=1), folder=str(tmp_path))

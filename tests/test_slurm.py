@@ -6,9 +6,9 @@ import subprocess
 import time
 
 import pytest
-from processes import HANGS, ROOT, l2init
-from test_cli import STUDY
-from test_survival import files, made
+from conftest import STUDY
+from processes import HANGS, ROOT, l2init, made
+from test_survival import files
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.slow]
 LONG = STUDY.replace("tasks = 2", "tasks = 40")

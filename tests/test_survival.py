@@ -9,33 +9,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import BIN, HANGS, ROOT, environment, l2init, run, started
-from test_cli import STUDY
+from conftest import STUDY
+from processes import BIN, HANGS, environment, l2init, made, run, started
 
 from l2init.internals.runs import Run, keep_plan
 
-pytestmark = pytest.mark.xdist_group("survival") # they share `finished`
+pytestmark = [pytest.mark.xdist_group("finished"), pytest.mark.long]
 NEEDS_ROOT = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk is mounted, which needs root")
 
 
-def made(folder, study=STUDY):
-    "A project in `folder` with our experiment notebooks."
-    shutil.copytree(ROOT / "nbs" / "experiments", folder / "nbs" / "experiments")
-    (folder / "study.toml").write_text(study)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    "A project whose study is done. Tests work on copies."
-    project = made(tmp_path_factory.mktemp("finished"))
-    ended = l2init(project, "run", "study.toml", "--workers", 2)
-    assert ended.returncode == 0, ended.stderr
-    return project
-
-
 @pytest.fixture
-def project(finished, tmp_path): return Path(shutil.copytree(finished, tmp_path / "project"))
+def project(finished, tmp_path): return Path(shutil.copytree(finished[0], tmp_path / "project"))
 
 
 def files(project): return {p.relative_to(project): p.read_bytes() for p in sorted((project / "runs").rglob("metrics.parquet"))}
@@ -109,7 +93,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 
 
 def test_two_commands_at_the_same_second_share_the_work(tmp_path):
-    project = made(tmp_path)
+    project = made(tmp_path, STUDY)
     with ExitStack() as ends:
         both = [ends.enter_context(started([BIN / "l2init", "run", "study.toml", "--workers", "1"], cwd=project)) for _ in range(2)]
         (table, said), (other_table, other_said) = (p.communicate(timeout=HANGS) for p in both)
@@ -135,7 +119,7 @@ def test_a_run_past_its_time_limit_fails_alone(tmp_path):
 
 @pytest.mark.slow
 def test_stop_on_failure(tmp_path):
-    project = made(tmp_path)
+    project = made(tmp_path, STUDY)
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
     notebook.write_text(notebook.read_text().replace("metrics = train(cohort,", "raise RuntimeError('out of luck'); metrics = train(cohort,"))
     ended = l2init(project, "run", "study.toml", "--workers", 1, "--stop-on-failure")
@@ -215,7 +199,7 @@ def test_a_disk_that_is_full(project):
 
 def test_status_of_five_thousand_runs(tmp_path):
     "The plan is kept, so nothing is planned, for which torch would be needed, and no time is lost with 5,000 notebooks' parameters."
-    project, home = made(tmp_path), tmp_path / "runs" / "study"
+    project, home = made(tmp_path, STUDY), tmp_path / "runs" / "study"
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
     runs = [Run("study", notebook, dict(method="l2", hyper=dict(strength=[s * 1e-5]), optimizer="adam"), home, 100, 2) for s in range(5000)]
     for i, r in enumerate(runs):

@@ -366,6 +366,8 @@ def execute_from_stdin()->None:
         sys.stdin.read()
         os._exit(1) # from a thread, this is what ends a process
     Thread(target=follow, daemon=True).start()
+    # a grammar of web addresses, which papermill's import would spend seconds on
+    sys.modules["rfc3987_syntax"] = None
     execute(run, every)
 
 # %% ../../nbs/internals/03_runs.ipynb #5d0e1a10
