@@ -218,7 +218,7 @@ def test_every_picture_has_alternative_text(page):
     assert all(alt.strip() for alt in re.findall(r"!\[([^\]]*)\]\(", prose(page)))
 
 
-@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports" and n.stem != "full_scale"], ids=str)
+@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports"], ids=str)
 def test_a_report_begins_with_its_finding(page):
     "In words or, for any study, computed; every figure has a caption, and where the numbers come from is one closed box."
     def said(c): return source(c) if c["cell_type"] == "markdown" else "".join(s for o in c["outputs"] for s in o.get("data", {}).get("text/markdown", []))
