@@ -8,8 +8,8 @@ __all__ = ['losses', 'Units', 'networks', 'Distribution', 'AtMaxima', 'Layer', '
            'CReLU', 'Elementwise', 'LeakyReLU', 'SmoothLeaky', 'AsModule', 'Fourier', 'AdaLin', 'AID',
            'IntervalDropout', 'Standardize', 'RunningNorm', 'LayerNorm', 'Conv2d', 'MaxPool2d', 'cross_entropy',
            'fast_cross_entropy', 'known_labels', 'squared_error', 'Network', 'closed_off', 'Weight', 'kind_of',
-           'layer_weights', 'Perceptron', 'HiddenLayer', 'incoming', 'outgoing', 'Architecture', 'scaled',
-           'initial_distribution', 'MLP', 'CNN', 'network']
+           'layer_weights', 'Perceptron', 'HiddenLayer', 'Architecture', 'scaled', 'initial_distribution', 'MLP', 'CNN',
+           'network']
 
 # %% ../nbs/02_networks.ipynb #6d5df398
 import math
@@ -802,23 +802,6 @@ def per_target(self:HiddenLayer, which:int, w:Tensor)->Tensor: # of `columns`, [
     "Outgoing weights, summed for each of those that listen."
     # [K, n, out, k, k] of a convolution, [K, n, positions, out] of a linear layer
     return w.flatten(3).sum(3) if w.dim() == 5 else w.sum(2)
-
-# %% ../nbs/02_networks.ipynb #7998a4b2
-def _only(h, which, views):
-    if len(views) == 1: return views[0]
-    name = getattr(h, "name", "a layer")
-    raise InputError(f"The units of {name!r} have their {which} weights in {len(views)} places: "
-                     "use rows and columns, which give all of them.")
-
-# %% ../nbs/02_networks.ipynb #f4605b00
-def incoming(params:list[dict], h:HiddenLayer)->Tensor:
-    "The incoming weights of a layer's units as a view [K, units, …]."
-    return _only(h, "incoming", h.rows(params))
-
-# %% ../nbs/02_networks.ipynb #95d6dd62
-def outgoing(params:list[dict], h:HiddenLayer)->Tensor:
-    "The outgoing weights of a layer's units as a view [K, units, …]."
-    return _only(h, "outgoing", h.columns(params))
 
 # %% ../nbs/02_networks.ipynb #232caee3
 @patch

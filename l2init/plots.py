@@ -209,14 +209,18 @@ def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
          best:str="max", # or "min"; "" for none
          within:str|None=None, # a level of the index: the best in each of its values
         )->str: # HTML
-    "A table for a page: one row of heads, and the best of each column in bold."
+    """A table for a page: one row of heads, and the best of each column in bold. What is the
+    same in all rows is said once, below."""
     lead = table.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
     top = lead.groupby(level=within).transform(best) if within else lead.agg(best) if best else float("nan")
     text = table.apply(_aligned).map(lambda v: "" if pd.isna(v) else escape(str(v)))
     marked = text.where(~lead.eq(top), "<b>" + text + "</b>").reset_index()
+    same = [c for c in table if len(table) > 2 and table[c].nunique(dropna=False) == 1]
+    said = "".join(f"<p>{escape(str(c))}: {text[c].iloc[0]} in all rows</p>" for c in same)
+    marked = marked.drop(columns=same)
     rows = [*table.index.names] # the names of methods, too, may have an ampersand
     marked = marked.assign(**{c: marked[c].map(lambda v: escape(str(v))) for c in rows if c}).rename(columns=escape)
-    return marked.to_html(index=False, escape=False, border=0)
+    return marked.to_html(index=False, escape=False, border=0) + said
 
 # %% ../nbs/16_plots.ipynb #1bf973b5
 def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to draw and their metric

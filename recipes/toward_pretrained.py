@@ -1,4 +1,5 @@
-"""L2-SP: fine-tune a transformer near its pretrained weights; its new head is pulled to where it started, with another strength."""
+"""L2-SP: fine-tune a transformer near its pretrained weights; its new head is pulled to where
+it started, with another strength."""
 import torch
 import torch.nn.functional as F
 from transformers import ViTConfig, ViTForImageClassification
@@ -9,18 +10,23 @@ from l2init.regularizers import L2Init
 def regularizers(model, checkpoint, strength=1e-1, head_strength=1e-2):
     "One for what is pretrained, one for the head; `checkpoint` is a state dict or the path of one."
     def new(name, p): return name.startswith("classifier")
-    return L2Init(model, strength, anchor=checkpoint, skip=new), L2Init(model, head_strength, skip=lambda name, p: not new(name, p))
+    def old(name, p): return not new(name, p)
+    return (L2Init(model, strength, anchor=checkpoint, skip=new),
+            L2Init(model, head_strength, skip=old))
 
 
 def tiny(classes):
-    return ViTForImageClassification(ViTConfig(image_size=28, patch_size=7, num_channels=1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=classes))
+    return ViTForImageClassification(ViTConfig(
+        image_size=28, patch_size=7, num_channels=1, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=64, num_labels=classes))
 
 
 def fit(model, x, y, steps, penalties=()):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(steps):
         i = torch.randint(len(x), (32,))
-        loss = F.cross_entropy(model(pixel_values=x[i]).logits, y[i]) + sum(penalty() for penalty in penalties)
+        loss = F.cross_entropy(model(pixel_values=x[i]).logits, y[i])
+        loss = loss + sum(penalty() for penalty in penalties)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,14 +7,17 @@ from l2init.regularizers import L2Init
 
 
 class L2InitPlugin(SupervisedPlugin):
-    "The penalty in the loss of any supervised strategy. A head that grows with new classes has to be left out with `skip`."
+    """The penalty in the loss of any supervised strategy. A head that grows with new classes has
+    to be left out with `skip`."""
     def __init__(self, model, strength=1e-2, skip=None):
         super().__init__()
-        self.reg = L2Init(model, strength=strength, skip=skip)  # before training: it takes its anchors here
+        # before training: it takes its anchors here
+        self.reg = L2Init(model, strength=strength, skip=skip)
 
     def before_training(self, strategy, **kwargs): self.reg.to(strategy.device)
 
-    def before_backward(self, strategy, **kwargs): strategy.loss = strategy.loss + self.reg()
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss = strategy.loss + self.reg()
 
 
 def example(strength=1e-2, tasks=3, seed=0):

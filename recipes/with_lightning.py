@@ -1,4 +1,5 @@
-"""L2 Init in Lightning, in two ways: in your own LightningModule, and as a callback for one that you would rather not change."""
+"""L2 Init in Lightning, in two ways: in your own LightningModule, and as a callback for one that
+you would rather not change."""
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,13 @@ from l2init.regularizers import L2Init
 
 
 class Classifier(L.LightningModule):
-    "The penalty in the loss. The regularizer is a submodule, so its anchors move to the device and are in checkpoints."
+    """The penalty in the loss. The regularizer is a submodule, so its anchors move to the device
+    and are in checkpoints."""
     def __init__(self, model, strength=1e-2, learning_rate=1e-3):
         super().__init__()
         self.model, self.learning_rate = model, learning_rate
-        self.reg = L2Init(model, strength=strength)  # right after the model: it takes its anchors here
+        # right after the model: it takes its anchors here
+        self.reg = L2Init(model, strength=strength)
 
     def training_step(self, batch, index):
         x, y = batch
@@ -20,7 +23,8 @@ class Classifier(L.LightningModule):
         self.log_dict({"loss": loss, "penalty": penalty})
         return loss + penalty
 
-    def configure_optimizers(self): return torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
 
 
 class L2InitCallback(L.Callback):

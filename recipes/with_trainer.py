@@ -2,14 +2,18 @@
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+from transformers import (Trainer, TrainerCallback, TrainingArguments, ViTConfig,
+                          ViTForImageClassification, set_seed)
 
 from l2init.regularizers import L2Init
 
 
 class L2InitCallback(TrainerCallback):
-    "The pull decoupled from the optimizer, so that gradient accumulation and scaling do not change it. Anchors are saved beside each checkpoint."
-    def __init__(self, model, strength=1e-2): self.reg = L2Init(model, strength=strength)  # before training: it takes its anchors here
+    """The pull decoupled from the optimizer, so that gradient accumulation and scaling do not
+    change it. Anchors are saved beside each checkpoint."""
+    def __init__(self, model, strength=1e-2):
+        # before training: it takes its anchors here
+        self.reg = L2Init(model, strength=strength)
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
         self.reg.to(model.device)
@@ -18,7 +22,8 @@ class L2InitCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs): self.handle.remove()
 
     def on_save(self, args, state, control, **kwargs):
-        torch.save(self.reg.state_dict(), Path(args.output_dir, f"checkpoint-{state.global_step}", "l2_init.pt"))
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        torch.save(self.reg.state_dict(), folder / "l2_init.pt")
 
 
 def example(folder, strength=1e-2, steps=60, seed=0):

@@ -1,6 +1,7 @@
 """The rendered site as a reader walks it, in headless Chromium. Needs the extra `site` (pip install -e ".[site]"), Chromium on the PATH or Playwright's own, and, for the real site, Quarto."""
 import functools
 import http.server
+import re
 import shutil
 import threading
 from contextlib import contextmanager
@@ -11,6 +12,44 @@ from processes import ROOT, run
 
 pytestmark = pytest.mark.slow
 WIDE, NARROW = 1400, 400 # pixels
+
+
+# What a page's letters and buttons look like, asked of the browser; `luminance` to `covered` judge it.
+LETTERS = """() => {
+  const back = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/^rgba.*, 0\\)$|transparent/.test(c)) return c } return "rgb(255, 255, 255)" };
+  const own = e => [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
+  return [...document.querySelectorAll("main h1, main h2, main p, main li, main a, main td, main th, main summary, main code, nav a")]
+    .filter(e => e.getClientRects().length && own(e))
+    .map(e => [getComputedStyle(e).color, back(e), e.textContent.trim().slice(0, 40)]) }"""
+BUTTONS = """() => {
+  const boxes = node => [...node.getClientRects()].map(r => [r.left, r.top, r.right, r.bottom]);
+  const buttons = [...document.querySelectorAll("main button")].map(b => boxes(b)).flat(), letters = [];
+  const walk = document.createTreeWalker(document.querySelector("main"), 4);
+  for (let n; n = walk.nextNode();) {
+    if (n.parentElement.closest("button, script, style") || !n.textContent.trim()) continue;
+    const range = document.createRange(); range.selectNodeContents(n);
+    const frame = n.parentElement.closest("pre")?.getBoundingClientRect(); // what is scrolled out of it is not to be seen
+    for (const [l, t, r, b] of boxes(range)) letters.push([l, t, frame ? Math.min(r, frame.right) : r, b, n.textContent.trim().slice(0, 40)]) }
+  return [buttons, letters] }"""
+
+
+def luminance(color):
+    "Of `rgb(r, g, b)`, as WCAG 2 defines it."
+    parts = [int(v) / 255 for v in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (v / 12.92 if v <= .03928 else ((v + .055) / 1.055) ** 2.4 for v in parts)
+    return .2126 * red + .7152 * green + .0722 * blue
+
+
+def contrast(one, other):
+    "From 1, the same, to 21, black on white."
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + .05) / (low + .05)
+
+
+def covered(buttons, letters, least=2):
+    "The texts that a button lies on, by more than `least` pixels in both directions."
+    return [text for *box, text in letters for b in buttons
+            if min(box[2], b[2]) - max(box[0], b[0]) > least and min(box[3], b[3]) - max(box[1], b[1]) > least]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -41,7 +80,7 @@ def browser():
 class Walk:
     "A reader's way through a site; `complaints` are what should not have been."
     def __init__(self, browser, home):
-        self.home, self.complaints, self.page = home, [], browser.new_page(viewport=dict(width=WIDE, height=900))
+        self.home, self.complaints, self.downloaded, self.page = home, [], set(), browser.new_page(viewport=dict(width=WIDE, height=900))
         self.page.route("**/favicon.ico", lambda route: route.fulfill(status=204)) # asked for by the browser, not by a page
         self.page.on("request", self.requested)
         self.page.on("response", lambda r: self.complain(f"{r.url}: status {r.status}") if r.status >= 400 else None)
@@ -67,6 +106,24 @@ class Walk:
             if paragraphs := self.page.locator("main p:visible").all():
                 size, across = paragraphs[0].evaluate("p => [parseFloat(getComputedStyle(p).fontSize), p.clientWidth]")
                 if size < 14 or across < .6 * NARROW: self.complain(f"cannot be read at {width}: letters of {size} pixels, lines of {across}")
+            for text in covered(*self.page.evaluate(BUTTONS)): self.complain(f"a button covers {text!r} at {width}")
+        self.colors()
+        for link in self.page.locator("main a[download]").all(): self.download(urljoin(self.page.url, link.get_attribute("href")))
+
+    def colors(self):
+        "Letters can be told from what is behind them, by day and by night."
+        for theme in ("dark", "light"): # the second is the one to go on with
+            self.page.emulate_media(color_scheme=theme)
+            self.page.reload(wait_until="networkidle")
+            for color, behind, text in self.page.evaluate(LETTERS):
+                if contrast(color, behind) < 3: self.complain(f"{text!r} is {color} on {behind} with the {theme} theme")
+
+    def download(self, address):
+        "A link to a file gives one that is not empty; each is asked for once."
+        if address in self.downloaded: return
+        self.downloaded.add(address)
+        answer = self.page.request.get(address)
+        if answer.status != 200 or not answer.body(): self.complain(f"the download {address} does not work")
 
     def front(self):
         "The path of the page that the site's address leads to; a page that leads elsewhere has no title of its own."
@@ -87,10 +144,18 @@ class Walk:
         if leads_to not in self.page.url or words.lower() not in self.page.locator("main").inner_text().lower(): self.complain(f"the hit for {words} is not about it")
 
     def everything(self, words, leads_to):
-        "The front page, each entry of the sidebar, and a search."
-        self.visit(self.home)
-        entries = self.page.locator("#quarto-sidebar a[href]").evaluate_all("links => links.map(a => a.href)")
-        pages = list(dict.fromkeys(urljoin(self.page.url, e).split("#")[0] for e in entries))
+        "The front page, each entry of the bar at the top, each entry of the sidebar that it leads to, and a search."
+        def entries(where):
+            found = self.page.locator(f"{where} a[href]").evaluate_all("links => links.map(a => a.href)")
+            return [urljoin(self.page.url, e).split("#")[0] for e in found]
+        self.page.goto(self.home, wait_until="networkidle")
+        self.page.locator("main h1").first.wait_for()
+        pages = entries("#quarto-sidebar")
+        for address in (top := [a for a in entries(".navbar") if a.endswith(".html")]):
+            self.page.goto(address, wait_until="networkidle")
+            if address not in (side := entries("#quarto-sidebar")): self.complain(f"{address} is not in the sidebar that it leads to")
+            pages += side
+        pages = list(dict.fromkeys([*pages, *top]))
         for address in pages: self.visit(address)
         self.search(words, leads_to)
         return pages
@@ -111,13 +176,17 @@ def test_the_rendered_site(browser):
         pages = walk.everything("continual backprop", "resets")
         assert walk.complaints == []
         assert len(pages) >= len(list((ROOT / "nbs").rglob("*.ipynb")))
+        assert len([d for d in walk.downloaded if d.endswith(".ipynb")]) >= len(list((ROOT / "nbs").rglob("*.ipynb")))
 
 
 # The walk itself, on a site of two pages that is made here.
 PAGE = """<!doctype html><title>{name}</title><meta name="viewport" content="width=device-width">
 <div id="quarto-search"><button class="aa-DetachedSearchButton">Search</button></div>
+<style>@media (prefers-color-scheme: dark) {{ body {{ background: #222; color: white }} a {{ color: #9cf }} }}</style>
+<nav class="navbar"><a href="index.html">Start</a></nav>
 <nav id="quarto-sidebar"><a href="index.html">Home</a> <a href="resets.html#top">Resets</a></nav>
-<main><h1>{name}</h1><p>{text}</p><img src="dot.svg" alt="a dot" width="20"></main>
+<main><h1>{name}</h1><p>{text}</p><pre style="position: relative; margin-right: 6em">renew()<button style="position: absolute; left: 101%">Copy</button></pre>
+<p><a href="dot.svg" download>The dot</a></p><img src="dot.svg" alt="a dot" width="20"></main>
 <script>
 const index = [["index.html", "home"], ["resets.html", "units that are dormant are renewed"]]
 document.querySelector("button").onclick = () => {{
@@ -158,6 +227,8 @@ def test_the_walk_finds_the_front_page(browser, tmp_path):
     ('src="dot.svg"', 'src="gone.svg"', "not loaded"), ('alt="a dot"', 'alt=""', "no alternative text"), ("<h1>Resets</h1>", "", "no title"),
     ("<p>", '<p style="width: 900px">', "pixels wide at 400"), ("<p>", '<p style="font-size: 9px">', "letters of 9 pixels"),
     ("<script>", "<script>nonsense();", "nonsense is not defined"), ("<script>", "<script>console.error('oh');", "console: oh"),
+    ("left: 101%", "left: 0", "a button covers 'renew()'"), ('href="dot.svg"', 'href="gone.svg"', "does not work"),
+    ("#222", "#ddd", "with the dark theme"), ("<p>", '<p style="color: #ddd">', "with the light theme"),
     ('src="dot.svg"', 'src="http://127.0.0.2:1/dot.svg"', "a request leaves for http://127.0.0.2:1"),
 ])
 def test_the_walk_complains(browser, tmp_path, old, new, complaint):
@@ -174,3 +245,21 @@ def test_the_walk_complains_of_a_search_that_finds_nothing(browser, tmp_path):
         walk = Walk(browser, home)
         walk.search("plasticity", "resets")
         assert "does not lead to" in walk.complaints[-1]
+
+
+def test_an_entry_of_the_bar_that_is_in_no_sidebar(browser, tmp_path):
+    small_site(tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    (tmp_path / "other.html").write_text(page)
+    for name in ("index", "other"): (tmp_path / f"{name}.html").write_text(page.replace('<nav class="navbar">', '<nav class="navbar"><a href="other.html">Other</a>'))
+    with served(tmp_path) as home:
+        walk = Walk(browser, home)
+        assert len(walk.everything("dormant", "resets")) == 3
+        assert any("other.html is not in the sidebar" in c for c in walk.complaints)
+
+
+def test_what_is_judged_without_a_browser():
+    assert round(contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)"), 3) == 21 and contrast("rgb(9, 9, 9)", "rgb(9, 9, 9)") == 1
+    assert round(contrast("rgb(119, 119, 119)", "rgba(255, 255, 255, 0.5)"), 2) == 4.48 # the example that WCAG tools give for #777
+    letters = [[0, 0, 50, 20, "below"], [0, 30, 50, 50, "beside"], [61, 0, 90, 20, "touched"]]
+    assert covered([[40, 5, 62, 25]], letters) == ["below"] and covered([], letters) == []

@@ -218,7 +218,7 @@ def test_every_picture_has_alternative_text(page):
     assert all(alt.strip() for alt in re.findall(r"!\[([^\]]*)\]\(", prose(page)))
 
 
-@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports" and n.stem != "full_scale"], ids=str)
+@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports"], ids=str)
 def test_a_report_begins_with_its_finding(page):
     "In words or, for any study, computed; every figure has a caption, and where the numbers come from is one closed box."
     def said(c): return source(c) if c["cell_type"] == "markdown" else "".join(s for o in c["outputs"] for s in o.get("data", {}).get("text/markdown", []))
@@ -228,6 +228,30 @@ def test_a_report_begins_with_its_finding(page):
     assert all("fig-cap" in options(c) for c in shown(page) if "fig-alt" in options(c))
     boxes = sum("<details class='provenance'>" in s for c in code(page) for o in c["outputs"] for s in o.get("data", {}).get("text/html", []))
     assert boxes == (page.stem != "throughput") # which has one machine and no study
+
+
+def tables(output):
+    "The tables of an output, each as rows of text."
+    data = {k: "".join(v) for k, v in output.get("data", {}).items() if k in ("text/html", "text/markdown")}
+    for table in re.findall(r"<table.*?</table>", data.get("text/html", ""), re.S):
+        yield [[re.sub(r"<.*?>", "", c).strip() for c in re.findall(r"<t[dh].*?</t[dh]>", r, re.S)] for r in re.findall(r"<tr.*?</tr>", table, re.S)]
+    for table in re.findall(r"(?:^\|.*\n?)+", data.get("text/markdown", ""), re.M):
+        yield [[c.strip() for c in l.strip("|").split("|")] for l in table.splitlines() if not re.match(r"\|\s*:?---", l)]
+
+
+def repeated(table):
+    "The heads of its columns that say the same in each of three or more rows."
+    rows = [r for r in table[1:] if len(r) == len(table[0])]
+    return [head for i, head in enumerate(table[0]) if len(rows) > 2 and len({r[i] for r in rows}) == 1]
+
+
+@pytest.mark.parametrize("page", [n for n in NOTEBOOKS if n.parent.name == "reports"], ids=str)
+def test_no_column_of_a_report_says_the_same_in_every_row(page):
+    "What is the same everywhere is said once: `bold` of `l2init.plots` does so."
+    html = "<table><tr><th>a</th><th>b</th></tr>" + "<tr><td>1</td><td><b>{}</b></td></tr>" * 3 + "</table>"
+    assert [repeated(t) for t in tables({"data": {"text/html": [html.format(1, 2, 3)]}})] == [["a"]]
+    assert [repeated(t) for t in tables({"data": {"text/markdown": ["| a | b |\n|---|---|\n", "| 1 | 2 |\n" * 3]}})] == [["a", "b"]]
+    assert [(c["id"], found) for c in code(page) for o in c["outputs"] for t in tables(o) if (found := repeated(t))] == []
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=str)

@@ -21,7 +21,8 @@ import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import get_args
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import pandas as pd
 import yaml
@@ -105,6 +106,10 @@ def options_table(cls:type)->str:
 
 def plain_type(annotation)->str:
     "A type as it is written, without modules."
+    if get_origin(annotation) is Annotated: return plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType): return " | ".join(map(plain_type, get_args(annotation)))
+    if get_origin(annotation) is list: return f"list[{plain_type(*get_args(annotation))}]"
+    if annotation is type(None): return "None"
     text = str(annotation) if get_args(annotation) else getattr(annotation, "__name__", str(annotation))
     return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", text)
 
