@@ -60,7 +60,9 @@ def load(runs:list[Run], # those that are done are read
     is a column `stream.<name>`."""
     frames, first = [], {}
     done = {r.id: r.metrics for r in runs if r.state == "done"}
-    taken, varied = {c for f in done.values() for c in f}, varying(runs)
+    taken = {c for f in done.values() for c in f}
+    varied = [n for n in varying(runs) # and not as {} in all: each at its own defaults
+              if len({shown(r.params, n) for r in runs if n in r.params}) > 1]
     for r in runs:
         if r.id not in done: continue
         f = done[r.id]
