@@ -23,7 +23,7 @@ format.html.code-fold format.html.code-copy format.html.code-overflow format.htm
 website website.title website.favicon website.search website.search.location website.search.type website.page-navigation website.navbar website.navbar.left website.navbar.left.href website.navbar.left.text
 website.page-footer website.page-footer.left website.page-footer.right website.page-footer.right.href website.page-footer.right.text
 website.sidebar website.sidebar.id website.sidebar.style website.sidebar.collapse-level website.sidebar.contents website.sidebar.contents.section website.sidebar.contents.contents""".split()
-OPTIONS = {"fig-alt", "fig-cap", "label", "echo", "output", "code-fold"} # of cells, for Quarto
+OPTIONS = {"fig-alt", "fig-cap", "tbl-cap", "label", "echo", "output", "code-fold"} # of cells, for Quarto
 
 
 def source(cell): return "".join(cell["source"])
