@@ -226,7 +226,7 @@ def links(root:Path, paths:list[str], # as from `ordered`
     return ", ".join(f"[{heading(root / p)[0]}]({os.path.relpath(root / p, start)})" for p in paths)
 
 # %% ../../nbs/internals/07_site.ipynb #ade58807
-AS_TEXT = 1_000_000 # bytes; larger tables are not written as CSV, too
+AS_TEXT = 500_000 # bytes; larger tables are not written as CSV, too
 
 def downloads(root:Path, # of the repository
               site:Path, # of the rendered pages
