@@ -1,6 +1,6 @@
 """Lock-step training on a GPU: learner-steps per second of wall time, beside the plain per-learner loop on the same GPU. Writes results_gpu.json.
 
-`--profile` shows instead which kernels a step of the MLP spends its time in.
+`--profile` shows instead which kernels a task spends its time in.
 """
 import argparse
 import json
@@ -80,12 +80,12 @@ def modules(repetitions):
     return out
 
 
-def profile(size):
-    "A table of the kernels in a task of the MLP with Adam and L2 Init."
-    turn = turns(*cohort("MLP, Adam, L2 Init", size, "cuda"), time.perf_counter)
+def profile(size, work):
+    "A table of the kernels in a task."
+    turn = turns(*cohort(work, size, "cuda"), time.perf_counter)
     turn()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen: seconds = turn()
-    print(f"{size} learners, 200 steps in {seconds * 1e3:.1f} ms")
+    print(f"{work}: {size} learners, a task in {seconds * 1e3:.1f} ms")
     print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=70))
 
 
@@ -93,9 +93,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--profile", type=int, metavar="LEARNERS")
+    parser.add_argument("--work", choices=WORKS, default="MLP, Adam, L2 Init", help="what is profiled")
     args = parser.parse_args()
     if not torch.cuda.is_available(): return print("There is no GPU here, so none is measured.")
-    if args.profile: return profile(args.profile)
+    if args.profile: return profile(args.profile, args.work)
     out = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
     for name, measure in dict(works=works, mlp=partial(of_methods, "mlp", 64), modules=modules, cnn=partial(of_methods, "cnn", 16)).items():
         out[name] = measure(args.repetitions)

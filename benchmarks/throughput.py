@@ -57,7 +57,7 @@ def learners(method, hyper, size, seeds):
     "A grid of `size` learners: every seed with the same number of values of the first hyper-parameter."
     if not hyper: return grid(method, list(range(size)), [RATE])
     first, *others = hyper
-    values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
+    values = [type(hyper[first])(hyper[first] / (1 + i / 100)) for i in range(size // seeds)] # never above what is allowed
     return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
 
 

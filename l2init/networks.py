@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .internals.core import InputError, Options, Registry, checked
-from .internals.random_numbers import key, normal, uniform
+from .internals.random_numbers import GAMMA, in_one_pass, key, mix, normal, purposes, to_uniform, uniform
 
 # %% ../nbs/02_networks.ipynb #1c029ae9
 @dataclass(frozen=True)
@@ -521,6 +521,7 @@ class Network:
                 start = stop
         self.size = start # P
         self.closed = None # outputs that take no part: bool, [classes]
+        self.spread = {} # by device: see `draw_at_once`
 
 # %% ../nbs/02_networks.ipynb #b5610b04
 @patch
@@ -565,11 +566,40 @@ def draw(self:Network,
          *counters, # as in `l2init.internals.random_numbers.key`
         )->Tensor: # [K, P]
     "Parameters drawn from the initial distribution."
+    if seeds.device.type == "cuda" and not self.draws_normal:
+        return self.draw_at_once(purpose, seeds, *counters)
     parts = []
     for name, (i, p, where) in self.slots.items():
         parts.append(self.layers[i].distribution[p].draw(
             key(seeds, f"{purpose} {name}", *counters), where.stop - where.start))
     return torch.cat(parts, 1)
+
+# %% ../nbs/02_networks.ipynb #0d1b852b
+@patch(as_prop=True)
+def draws_normal(self:Network)->bool:
+    return any(self.layers[i].distribution[p].normal for i, p, _ in self.slots.values())
+
+@patch
+def draw_at_once(self:Network, purpose, seeds, *counters):
+    "As `draw`, the same numbers, where no distribution is normal."
+    names = tuple(f"{purpose} {name}" for name in self.slots)
+    keys = key(seeds[:, None], purposes(names, seeds.device), *counters)
+    return in_one_pass(_drawn, len(seeds) * self.size)(keys, *self._spread(seeds.device))
+
+def _drawn(keys, parameter, places, center, scale):
+    return center + scale * (2 * to_uniform(mix(keys[:, parameter] + places)) - 1)
+
+@patch
+def _spread(self:Network, device):
+    "For each weight: the parameter that it belongs to, its place in there, center and scale."
+    if device not in self.spread:
+        sizes = torch.tensor([where.stop - where.start for *_, where in self.slots.values()])
+        drawn = [self.layers[i].distribution[p] for i, p, _ in self.slots.values()]
+        parameter = torch.arange(len(sizes)).repeat_interleave(sizes)
+        places = GAMMA * torch.cat([torch.arange(1, n + 1) for n in sizes.tolist()])
+        center, scale = (torch.tensor([getattr(d, n) for d in drawn])[parameter] for n in ("center", "scale"))
+        self.spread[device] = [t.to(device) for t in (parameter, places, center, scale)]
+    return self.spread[device]
 
 # %% ../nbs/02_networks.ipynb #e4f23e37
 @patch

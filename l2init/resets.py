@@ -341,14 +341,14 @@ def _observe(self:ContinualBackprop, i, h, params, seen):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
     age, weight, mean, utility = self.state_of(i)
     a, gain = self._seen(seen, h), 1 - self.values["decay"]
-    w_out, w_in = _sizes(h.columns(params)), _sizes(h.rows(params))
+    w_out = _sizes(h.columns(params))
     age += 1
     weight.lerp_(torch.ones_like(weight), gain)
     mean.lerp_(a.mean(2), gain)
     if self.values["utility"] == "contribution": y = a.abs().mean(2) * w_out.sum(2)
     else:
         spread = (a - (mean / weight)[..., None]).abs().mean(2)
-        y = spread * w_out.mean(2) / w_in.mean(2)
+        y = spread * w_out.mean(2) / _sizes(h.rows(params)).mean(2)
     utility.lerp_(y, gain)
     return mean / weight, utility / weight
 

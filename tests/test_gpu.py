@@ -11,6 +11,7 @@ from l2init.cohorts import Cohort
 from l2init.drop_in import drop_in
 from l2init.internals.core import InputError
 from l2init.internals.engines import engine
+from l2init.internals.random_numbers import key, normal, uniform
 from l2init.methods import grid, methods
 from l2init.optimizers import optimizers
 from l2init.streams import stream
@@ -19,6 +20,13 @@ from l2init.training import train
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 WORDS = ("online_accuracy", "online_loss", "weight_magnitude", "distance_from_init")
 OTHERS = ("l2_init + layer_norm", "redo + shrink_perturb")
+
+
+def test_draws_are_the_same_on_a_gpu():
+    k = key(torch.arange(4), "gpu")
+    for n in (7, 2**19): # as they stand, and compiled
+        assert torch.equal(uniform(k, n), uniform(k.cuda(), n).cpu())
+        assert torch.allclose(normal(k, n), normal(k.cuda(), n).cpu(), rtol=1e-4, atol=1e-5)
 
 
 def agree(*tables, within=1e-4):

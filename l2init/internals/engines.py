@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['CACHE', 'ORDER', 'AT_ONCE', 'ENGINES', 'Engine', 'LayersInCache', 'nowhere', 'PerceptronLoop', 'unknown_to_the_loop',
-           'forces', 'afterwards', 'Recording', 'Recorded', 'update', 'can_compile', 'engine']
+           'forces', 'afterwards', 'Recording', 'Recorded', 'update', 'engine']
 
 # %% ../../nbs/internals/04_engines.ipynb #9abfbb19
 import itertools
-import warnings
-from functools import lru_cache, partial
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..cohorts import Cohort
 from .core import InputError
 from ..networks import Network, cross_entropy, fast_cross_entropy, known_labels
+from .random_numbers import can_compile
 from ..parts import does, loop_arguments
 
 # %% ../../nbs/internals/04_engines.ipynb #0da13e62
@@ -338,16 +338,6 @@ def update(gradients, optimizer, theta, grad, state, lr):
     "Add penalties' gradients to `grad` and let the optimizer change `theta` and `state` in place."
     for add in gradients: add(theta, grad, 0) # elementwise ones do not ask which step it is
     optimizer.update(theta, grad, state, lr)
-
-@lru_cache
-def can_compile(device:str="cuda")->bool: # its kind
-    "Whether `torch.compile` works on this machine; if not, a warning says why."
-    try: torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
-    except Exception as e: # whatever the compiler behind torch raises
-        warnings.warn("torch.compile does not work here, so updates are not compiled: same results, slower steps. "
-                      f"({type(e).__name__}: {str(e).splitlines()[0]})")
-        return False
-    return True
 
 # %% ../../nbs/internals/04_engines.ipynb #a0a15237
 ENGINES = PerceptronLoop, LayersInCache, Recorded
