@@ -50,14 +50,14 @@ WORKS = { # name -> stream, network, optimizer, method, its hyper-parameters, th
 }
 
 
-HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, threshold=.1, replacement_rate=1e-3, importance=10., share=.1, percentile=.9, update_every=1, lowest=16, highest=48)
+HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, threshold=.1, replacement_rate=1e-3, importance=10., share=.1, percentile=.7, update_every=1, lowest=16, highest=48)
 
 
 def learners(method, hyper, size, seeds):
     "A grid of `size` learners: every seed with the same number of values of the first hyper-parameter."
     if not hyper: return grid(method, list(range(size)), [RATE])
     first, *others = hyper
-    values = [type(hyper[first])(hyper[first] / (1 + i / 100)) for i in range(size // seeds)] # never above what is allowed
+    values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
     return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
 
 

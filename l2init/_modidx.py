@@ -339,6 +339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                                                                'l2init/internals/engines.py'),
                                           'l2init.internals.engines.nowhere': ( 'internals/engines.html#nowhere',
                                                                                 'l2init/internals/engines.py'),
+                                          'l2init.internals.engines.own': ('internals/engines.html#own', 'l2init/internals/engines.py'),
                                           'l2init.internals.engines.unknown_to_the_loop': ( 'internals/engines.html#unknown_to_the_loop',
                                                                                             'l2init/internals/engines.py'),
                                           'l2init.internals.engines.update': ( 'internals/engines.html#update',

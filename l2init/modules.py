@@ -205,7 +205,7 @@ def _run(self:StackedModule, params:dict, x:Tensor, step=None): # None: evaluati
     extra, training = dict(self.state), step is not None
     for name, m in self.template.named_modules():
         if not isinstance(m, KeyedDropout): continue
-        extra[f"{name}.key".lstrip(".")] = key(self.seeds, f"dropout {name}", step or 0)
+        extra[f"{name}.key".lstrip(".")] = key(self.seeds, f"dropout {name}", step if training else 0)
     if self.template.training != training: self.template.train(training)
     def call(p, b, x):
         with reading(self.template, self.found or []) as seen: logits = functional_call(self.template, (p, b), (x,))

@@ -139,6 +139,7 @@ class Tape(TorchDispatchMode):
         self.ran.append((f, args, kwargs or {}, out))
         return out
 
+    @torch.no_grad()
     def replay(self):
         for f, args, kwargs, before in self.ran:
             for place, value in zip(tree_leaves(before), tree_leaves(f(*args, **kwargs))):
@@ -184,10 +185,14 @@ def test_an_update_is_compiled_as_a_whole(method, optimizer):
     assert torch.allclose(readable.theta, compiled.theta, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method, network", [*((m, "mlp") for m in methods), ("l2_init", "cnn"), ("redo", "cnn"), ("continual_backprop", "cnn")])
+SMALL = dict(mlp=dict(hidden=[12]), cnn=dict(hidden=[12], channels=[3], kernels=[5]), resnet18=dict(width=2), vit_small=dict(layers=1, heads=2, width=8, hidden=12, dropout=.1))
+
+
+@pytest.mark.parametrize("method, network", [*((m, "mlp") for m in methods), *((m, "cnn") for m in ("l2_init", "redo", "continual_backprop")),
+                                             *(("l2_init", n) for n in ("resnet18", "vit_small"))])
 def test_replayed_steps_are_steps(method, network, monkeypatch):
     "Of two sizes of batch, bit for bit."
-    options = dict(network=network, examples=24, hidden=[12], **dict(channels=[3], kernels=[5]) if network == "cnn" else {})
+    options = dict(network=network, examples=24, **SMALL[network])
     expected, seen = trained(method, False, **options)
     monkeypatch.setattr(resets, "put", resets._put_unseen) # as on a GPU
     monkeypatch.setattr(resets, "none", lambda *counts: False)

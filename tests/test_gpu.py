@@ -76,11 +76,14 @@ def test_cohorts_of_modules_do_the_same_on_a_gpu(network, options, method):
     agree(*both(s, method, network, "sgd", **options)) # Adam would blow up roundings of gradients that are 0
 
 
-@pytest.mark.parametrize("method", (*methods, *OTHERS))
-def test_replayed_steps_on_a_gpu(method):
+MODULES = (("resnet18", dict(width=2)), ("vit_small", dict(layers=1, heads=2, width=8, hidden=12, dropout=.1)))
+
+
+@pytest.mark.parametrize("method, network, options", ((*((m, "mlp", {}) for m in (*methods, *OTHERS)), *(("l2_init", *module) for module in MODULES))))
+def test_replayed_steps_on_a_gpu(method, network, options):
     "As the step is defined, with the optimizer compiled; and nothing in a task is waited for."
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=72, passes=5, last_batch="keep") # a last batch that is smaller
-    readable, replayed = (Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, device="cuda", dtype=torch.float64) for _ in range(2))
+    readable, replayed = (Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, network=network, device="cuda", dtype=torch.float64, **options) for _ in range(2))
     train(readable, s, progress=False, engines=())
     train(replayed, s, progress=False)
     assert torch.allclose(readable.theta, replayed.theta, rtol=0, atol=1e-5), (readable.theta - replayed.theta).abs().max()

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['CACHE', 'ORDER', 'AT_ONCE', 'ENGINES', 'Engine', 'LayersInCache', 'nowhere', 'PerceptronLoop', 'unknown_to_the_loop',
-           'forces', 'afterwards', 'Recording', 'Recorded', 'update', 'engine']
+           'forces', 'afterwards', 'Recording', 'Recorded', 'update', 'own', 'engine']
 
 # %% ../../nbs/internals/04_engines.ipynb #9abfbb19
 import itertools
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
+from types import FunctionType
 from typing import ClassVar
 
 import numpy as np
@@ -276,7 +278,8 @@ class Recorded(Engine):
         self.between = [p for p in cohort.parts if p in self.after or p in cohort.at["before_step"]]
         self.recordings = {} # by the shape of the batches
         self.clock = torch.zeros((), dtype=torch.int64, device=cohort.theta.device) # steps done before
-        self.update = self.compiled(update)
+        kinds = [cohort.optimizer, *cohort.at["gradient"]]
+        self.update = self.compiled(own(update, *map(type, kinds)))
         for part in cohort.parts: part.stack.mask # made now, outside of a recording
 
     def compiled(self, f): return torch.compile(f, dynamic=True) if can_compile() else f
@@ -338,6 +341,11 @@ def update(gradients, optimizer, theta, grad, state, lr):
     "Add penalties' gradients to `grad` and let the optimizer change `theta` and `state` in place."
     for add in gradients: add(theta, grad, 0) # elementwise ones do not ask which step it is
     optimizer.update(theta, grad, state, lr)
+
+@lru_cache
+def own(f, *kinds)->Callable:
+    "`f` for these kinds alone: torch compiles one function for eight of them, then no more."
+    return FunctionType(f.__code__.replace(), f.__globals__, f.__name__)
 
 # %% ../../nbs/internals/04_engines.ipynb #a0a15237
 ENGINES = PerceptronLoop, LayersInCache, Recorded
