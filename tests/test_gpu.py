@@ -83,7 +83,7 @@ MODULES = (("resnet18", dict(width=2)), ("vit_small", dict(layers=1, heads=2, wi
 def test_replayed_steps_on_a_gpu(method, network, options):
     "As the step is defined, with the optimizer compiled; and nothing in a task is waited for."
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=72, passes=5, last_batch="keep") # a last batch that is smaller
-    readable, replayed = (Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, network=network, device="cuda", dtype=torch.float64, **options) for _ in range(2))
+    readable, replayed = (Cohort(grid(method, [0, 1], [1e-3], **hyper_of(method)), (1, 28, 28), 10, method, "adam", network, "cuda", torch.float64, **options) for _ in range(2))
     train(readable, s, progress=False, engines=())
     train(replayed, s, progress=False)
     assert torch.allclose(readable.theta, replayed.theta, rtol=0, atol=1e-5), (readable.theta - replayed.theta).abs().max()
