@@ -416,6 +416,7 @@ class SelfNormalizedHyper(Options):
     update_every: Annotated[int, Field(ge=1)] = 16 # tasks until thresholds are set anew
     lowest: Annotated[int, Field(ge=1)] = 100 # threshold, in examples
     highest: Annotated[int, Field(ge=1)] = 20_000 # threshold, in examples; all start there
+    order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # as in ReDo; the authors' code: by_layer
 
     @model_validator(mode="after")
     def _in_order(self):
@@ -462,7 +463,8 @@ def after_step(self:SelfNormalizedResets, seen, step):
     due = age >= threshold
     self.record(due)
     age.mul_(~due)
-    renew_where(self.stack, self.layers, due.split(self.units, 1), step)
+    renew_where(self.stack, self.layers, due.split(self.units, 1), step,
+                order=self.values["order"])
 
 # %% ../nbs/06_resets.ipynb #26d7c83f
 @patch(as_prop=True)
