@@ -9,6 +9,7 @@ __all__ = ['resets', 'ShrinkPerturbHyper', 'ShrinkPerturb', 'arrays', 'take', 'p
            'ReGraMaHyper', 'ReGraMa', 'PartialResetsHyper', 'PartialResets', 'SelectiveHyper', 'SelectiveWeights']
 
 # %% ../nbs/06_resets.ipynb #92756bd9
+from itertools import accumulate
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -252,10 +253,12 @@ def idle(self:ReDo, step):
 def check(self:ReDo, stream):
     "Raise `InputError` where units would have to be renewed within a task, but are judged at its end."
     if not self.looks_ahead or self.waits: return
-    odd = [p for p in self.periods if p % stream.steps]
-    if odd:
-        raise InputError(f"judged_on = 'next_test' with renewed = 'after_step' needs periods of whole tasks, "
-                         f"and {odd[0]:g} is no multiple of the {stream.steps} steps of a task.")
+    lengths = [stream.steps_in(stream.first_time(t)) for t in range(stream.tasks)]
+    ends = set(accumulate(lengths))
+    within = [p for p in self.periods if not ends.issuperset(range(int(p), sum(lengths) + 1, int(p)))]
+    if within:
+        raise InputError("judged_on = 'next_test' with renewed = 'after_step' needs periods that end with a task, and one of "
+                         f"{within[0]:g} steps ends within one (steps of the tasks: {', '.join(map(str, sorted(set(lengths))[:5]))}).")
 
 # %% ../nbs/06_resets.ipynb #be528237
 class ContinualBackpropHyper(Options):

@@ -3,7 +3,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import hyper_of
+from conftest import TINY, hyper_of
 
 from l2init.cohorts import Cohort
 from l2init.internals.engines import Engine, engine
@@ -48,3 +48,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(method, tmp_path):
     second = cohort_of(method, torch.float32)
     assert train(second, s, progress=False, checkpoint=place, every=0).equals(expected)
     for name, tensor in whole.tensors().items(): assert torch.equal(tensor, second.tensors()[name]), name
+
+
+@pytest.mark.parametrize("name", ("class_incremental_cifar100", "warm_start"))
+@pytest.mark.parametrize("method", ("plain", "head_reset"))
+def test_tasks_that_grow_go_on_as_if_nothing_had_been(name, method, tmp_path):
+    options, network = TINY[name]
+    s, place = stream(name, **options), tmp_path / "checkpoint.pt"
+    def new():
+        network_options = {n: v for n, v in network.items() if n != "name"}
+        return Cohort(grid(method, [0, 1], [1e-3]), s.shape, s.outputs, method, "adam", network["name"], dtype=torch.float64, **network_options)
+    whole, learn = new(), Engine.learn_batches
+    expected = train(whole, s, progress=False)
+    def until(self, x, y, batch):
+        if self.cohort.steps >= s.steps_in(0) + s.steps_in(1): raise Killed
+        return learn(self, x, y, batch)
+    with mock.patch.object(Engine, "learn_batches", until), pytest.raises(Killed): train(new(), s, progress=False, checkpoint=place, every=0)
+    assert place.exists()
+    second = new()
+    assert train(second, s, progress=False, checkpoint=place, every=0).equals(expected)
+    assert torch.equal(second.theta, whole.theta)
