@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                             'l2init.cli.say_scale': ('cli.html#say_scale', 'l2init/cli.py'),
                             'l2init.cli.show': ('cli.html#show', 'l2init/cli.py'),
                             'l2init.cli.status': ('cli.html#status', 'l2init/cli.py'),
+                            'l2init.cli.steps_to_come': ('cli.html#steps_to_come', 'l2init/cli.py'),
                             'l2init.cli.streams': ('cli.html#streams', 'l2init/cli.py'),
                             'l2init.cli.table': ('cli.html#table', 'l2init/cli.py')},
             'l2init.cohorts': { 'l2init.cohorts.Cohort': ('cohorts.html#cohort', 'l2init/cohorts.py'),

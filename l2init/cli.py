@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'progress', 'finish', 'in_phase', 'preview', 'overview', 'status', 'table', 'keep', 'methods',
-           'described_option', 'streams', 'main']
+           'run_some', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview', 'status', 'table',
+           'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
 import signal
@@ -144,7 +144,9 @@ def run(study:StudyFile,
             todo = [r for r in planned if r.id not in tried
                     and (states[r.id] == "waiting" or (states[r.id] == "failed" and retry_failed))]
             if not todo and "running" not in states.values(): break
-            if todo: failed = run_some(todo, planned, tried, start, workers, timeout, checkpoint_every, stop_on_failure)
+            if todo:
+                later = steps_to_come(study, planned)
+                failed = run_some(todo, planned, tried, start, later, workers, timeout, checkpoint_every, stop_on_failure)
             else: # somebody else executes what is left
                 if not waited: say(f"{sum(s == 'running' for s in states.values())} runs are executed "
                                    "by another command. Waiting for them.")
@@ -188,7 +190,7 @@ def on_slurm(study:Path, runs:Path, retry_failed:bool,
         + ("submits what they select." if pending(planned) else "prints the table and draws the report."))
 
 # %% ../nbs/17_cli.ipynb #3b6aa1a8
-def run_some(todo:list, planned:list, tried:set, start:float, workers:int,
+def run_some(todo:list, planned:list, tried:set, start:float, later:int, workers:int,
              timeout:float|None, every:float, stop_on_failure:bool)->bool: # has one failed?
     "Execute the runs `todo` of those `planned`, tell of each, and add it to those that were `tried`."
     from l2init.internals.batches import run_study
@@ -197,20 +199,27 @@ def run_some(todo:list, planned:list, tried:set, start:float, workers:int,
         for r, seconds in ended:
             if (state := r.state) == "running": continue # another command was faster
             tried.add(r.id)
-            say(f"{progress(planned, tried, start)} {r}: {state} after {seconds:.0f} s"
+            say(f"{progress(planned, tried, start, later)} {r}: {state} after {seconds:.0f} s"
                 + (f" ({r.error})" if r.error else ""))
             failed |= state == "failed"
             if failed and stop_on_failure: break
     return failed
 
 # %% ../nbs/17_cli.ipynb #60279163
-def progress(planned:list, tried:set, start:float)->str: # runs that ended since `start`
+def steps_to_come(study:Path, planned:list)->int:
+    "Learner-steps of runs that will be planned when those that select are done."
+    from l2init.studies import read_study
+    seeds = len(read_study(study).seeds)
+    return sum(r.steps * seeds for r in planned if r.phase == "select" and r.state != "done")
+
+def progress(planned:list, tried:set, # runs that ended since `start`
+             start:float, later:int)->str: # `steps_to_come`
     "How many runs are done, failed and running, how fast they go and when all are done."
     states = Counter(r.state for r in planned)
     steps = lambda chosen: sum(r.learners * r.steps for r in chosen)
     rate = (steps(r for r in planned if r.id in tried and r.state == "done")
             / (time.monotonic() - start))
-    left = (steps(r for r in planned if r.state in ("waiting", "running")) / rate / 60
+    left = ((later + steps(r for r in planned if r.state in ("waiting", "running"))) / rate / 60
             if rate else None)
     counts = ", ".join(f"{states[s]} {s}" for s in ("failed", "running") if states[s])
     speed = (f"; {rate:,.0f} learner-steps/s" + (f", about {left:.0f} min left" if left else "")
