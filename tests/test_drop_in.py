@@ -17,7 +17,7 @@ from l2init.units import reading, tensors_of, units
 
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
 HYPER = dict(redo=dict(period=20, threshold=.4), continual_backprop=dict(replacement_rate=.02, maturity=10), shrink_perturb=dict(shrink=1e-3, noise=1e-3),
-             l2_init=dict(strength=.1), l2_init_resampled=dict(strength=.1), l2=dict(strength=.1))
+             l2_init=dict(strength=.1), l2_init_resampled=dict(strength=.1), l2=dict(strength=.1), regrama=dict(period=7, threshold=.5))
 
 
 def batches(n, shape=(1, 8, 8)):
@@ -208,15 +208,15 @@ def fit(model, opt, data, handle=None, scaler=None, closure=False, start=0):
 def made(seed=0, opt=torch.optim.Adam, method="continual_backprop", **options):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)).double()
-    o = opt(model.parameters(), lr=.01, **options)
+    o = opt(model.parameters(), **dict(lr=.01) | options)
     return model, o, drop_in(method, model, o, example=torch.zeros(2, 64).double() + torch.randn(2, 64).double(), **(HYPER | BOUNDARIES)[method])
 
 
-OPTIMIZERS = {"adam": (torch.optim.Adam, {}), "foreach": (torch.optim.AdamW, dict(foreach=True)), "fused": (torch.optim.AdamW, dict(fused=True)), "momentum": (torch.optim.SGD, dict(momentum=.9))}
+OPTIMIZERS = {"adam": (torch.optim.Adam, {}), "foreach": (torch.optim.AdamW, dict(foreach=True)), "fused": (torch.optim.AdamW, dict(fused=True)), "momentum": (torch.optim.SGD, dict(momentum=.9, lr=.1))}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb"))
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb", "snr", "regrama"))
 def test_resumes_bit_for_bit(method, optimizer):
     data, (cls, options) = batches(60), OPTIMIZERS[optimizer]
     whole = fit(*made(opt=cls, method=method, **options)[:2], data)
@@ -232,7 +232,7 @@ def test_resumes_bit_for_bit(method, optimizer):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in free.modules())
 
 
-@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb", "l2_init"))
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "shrink_perturb", "l2_init", "snr", "regrama"))
 def test_a_closure_and_compiling_change_nothing(method):
     data = batches(40)
     m, o, _ = made(method=method)
@@ -257,6 +257,26 @@ def test_micro_batches_that_are_summed_are_one_step(method):
     summed = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert handle.steps == 40
     if method != "redo": assert torch.allclose(summed, whole, rtol=0, atol=1e-9) # ReDo judges by the last micro-batch
+
+
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "snr", "regrama", "shrink_perturb", "l2_init"))
+def test_under_autocast_weights_stay_what_they_are(method):
+    "Forward in bfloat16: the method acts all the same, in the precision of the weights."
+    data = [(x.float(), y) for x, y in batches(60)]
+    def fitted(with_method):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+        opt = torch.optim.Adam(model.parameters(), lr=.01)
+        if with_method: drop_in(method, model, opt, example=torch.randn(2, 64), **(HYPER | BOUNDARIES)[method])
+        for x, y in data:
+            opt.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16): loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            opt.step()
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    with_method, without = fitted(True), fitted(False)
+    assert with_method.isfinite().all() and (with_method - without).abs().max() > .1 * without.abs().mean()
 
 
 def test_a_copy_of_the_model_is_not_judged():
