@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,6 +27,7 @@ import torch
 from plain import ContinualBackprop, PlainLearner, ReDo, ShrinkPerturb
 
 from l2init.cohorts import Cohort
+from l2init.internals import kernels
 from l2init.internals.engines import Engine, engine
 from l2init.methods import grid, methods
 from l2init.networks import in_a_loop
@@ -123,6 +126,26 @@ def of_methods(network, size, repetitions):
         cohort = Cohort(learners_of(method, size), shape(s), s.outputs, method, "adam", network)
         contestants[method] = size * s.steps, turns(s, engine(cohort))
     return alternate(contestants, repetitions)
+
+
+def profile(network, size, names, repetitions):
+    "Of each method: milliseconds of a step of all learners in each compiled loop, and in what lies between them."
+    s, spent, out = stream(**dict(mlp=MNIST, cnn=CIFAR)[network]), Counter(), {}
+    def timed(name, f):
+        def run(*args):
+            start = time.process_time()
+            f(*args)
+            spent[name] += time.process_time() - start
+        return run
+    loops = {n: timed(n, getattr(kernels, n)) for n in kernels.__all__ if callable(getattr(kernels, n))}
+    for method in names:
+        turn = turns(s, engine(Cohort(learners_of(method, size), shape(s), s.outputs, method, "adam", network)))
+        turn() # warm up
+        spent.clear()
+        with patch.multiple(kernels, **loops): whole = sum(turn() for _ in range(repetitions))
+        per_step = {n: 1e3 * t / repetitions / s.steps for n, t in spent.items()}
+        out[method] = per_step | {"between them": 1e3 * whole / repetitions / s.steps - sum(per_step.values())}
+    return out
 
 
 def against_plain(work, sizes, repetitions):
@@ -292,6 +315,7 @@ def main():
         turns_of = of_methods(network, size, args.repetitions)
         out["methods"][network] = rates = middle(turns_of)
         print(f"\n{network}, in lock-step beside plain training (turns within {spread(turns_of):.0%}): " + ", ".join(f"{m} {r / rates['plain']:.2f}" for m, r in rates.items()), flush=True)
+    out["profile"] = profile("cnn", 8, ("plain", "layer_norm", "crelu"), args.repetitions)
     rates = middle(against_plain("MLP, Adam, L2 Init", (1, 2, 4, 8, 16, 48, 192), args.repetitions))
     out["sizes"] = {k: r for k, r in rates.items() if k}
     out["floor"] = max((floor(size, args.repetitions) for size in (1, 2, 6)), key=lambda f: f["rate"])
