@@ -146,7 +146,8 @@ def run(study:StudyFile,
             if not todo and "running" not in states.values(): break
             if todo:
                 later = steps_to_come(study, planned)
-                failed = run_some(todo, planned, tried, start, later, workers, timeout, checkpoint_every, stop_on_failure)
+                failed = run_some(todo, planned, tried, start, later, workers, timeout, checkpoint_every,
+                                  stop_on_failure)
             else: # somebody else executes what is left
                 if not waited: say(f"{sum(s == 'running' for s in states.values())} runs are executed "
                                    "by another command. Waiting for them.")

@@ -257,8 +257,9 @@ def check(self:ReDo, stream):
     ends = set(accumulate(lengths))
     within = [p for p in self.periods if not ends.issuperset(range(int(p), sum(lengths) + 1, int(p)))]
     if within:
-        raise InputError("judged_on = 'next_test' with renewed = 'after_step' needs periods that end with a task, and one of "
-                         f"{within[0]:g} steps ends within one (steps of the tasks: {', '.join(map(str, sorted(set(lengths))[:5]))}).")
+        some = ", ".join(map(str, sorted(set(lengths))[:5]))
+        raise InputError("judged_on = 'next_test' with renewed = 'after_step' needs periods that end with a task, "
+                         f"and one of {within[0]:g} steps ends within one (steps of the tasks: {some}).")
 
 # %% ../nbs/06_resets.ipynb #be528237
 class ContinualBackpropHyper(Options):
