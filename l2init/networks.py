@@ -577,6 +577,7 @@ def draw(self:Network,
 # %% ../nbs/02_networks.ipynb #0d1b852b
 @patch(as_prop=True)
 def draws_normal(self:Network)->bool:
+    "Is any parameter drawn from a normal distribution?"
     return any(self.layers[i].distribution[p].normal for i, p, _ in self.slots.values())
 
 @patch
