@@ -356,7 +356,7 @@ def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label
     return values.assign(label=label(values)).groupby(["stream", "label"]).value.mean()
 
 # %% ../nbs/16_plots.ipynb #eca29b82
-AS_TEXT = 500_000 # bytes; the site has no CSV of larger tables
+AS_TEXT = 300_000 # bytes; the site has no CSV of larger tables
 
 def provenance(sayings:list[str], # as `l2init.results.kept` gives them
                folder:str, # of the kept tables, seen from the page

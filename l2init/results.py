@@ -262,7 +262,10 @@ def keep(frame:pd.DataFrame, # as from `load`
                         f"{' and changes that are not in it' * e['dirty']}" for e in env}))
     paths = folder / f"{name}.parquet", folder / f"{name}.json"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    write(paths[0], lambda p: frame.to_parquet(p, index=False))
+    floats = list(frame.select_dtypes("floating"))
+    small = dict(compression="zstd", compression_level=9, use_byte_stream_split=floats,
+                 use_dictionary=[c for c in frame if c not in floats]) # two thirds of the default's bytes
+    write(paths[0], lambda p: frame.to_parquet(p, index=False, **small))
     write_text(paths[1], json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
     return list(paths)
 

@@ -32,7 +32,7 @@ def source(cell): return "".join(cell["source"])
 def options(cell):
     "Quarto's options at the top of a code cell, as it reads them."
     lines = re.match(r"(?:#\|.*\n?)*", source(cell)).group().splitlines()
-    return yaml.safe_load("\n".join(l[3:] for l in lines if re.match(r"#\| [\w-]+:", l))) or {}
+    return yaml.safe_load("\n".join(l[3:] for l in lines if re.match(r"#\| ( |[\w-]+:)", l))) or {}
 
 
 def code(page): return [c for c in PAGES[page] if c["cell_type"] == "code"]
