@@ -57,11 +57,8 @@ HYPER = dict(strength=STRENGTH, delta=.1, shrink=1e-3, noise=1e-2, period=200, t
 
 
 def learners(method, hyper, size, seeds):
-    "A grid of `size` learners: every seed with the same number of values of the first hyper-parameter."
-    if not hyper: return grid(method, list(range(size)), [RATE])
-    first, *others = hyper
-    values = [type(hyper[first])(hyper[first] * (1 + i / 100)) for i in range(size // seeds)]
-    return grid(method, list(range(seeds)), [RATE], **{first: values}, **{name: [hyper[name]] for name in others})
+    "A grid of `size` learners: every seed with the same number of learning rates, so that all methods learn from the same examples."
+    return grid(method, list(range(seeds)), [RATE * (1 + i / 100) for i in range(size // seeds)], **{name: [value] for name, value in hyper.items()})
 
 
 def learners_of(method, size):

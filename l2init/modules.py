@@ -91,8 +91,10 @@ class StackedModule:
                  factory:Callable[[tuple, int], nn.Module],
                  shape:tuple, # of one input
                  classes:int, # number of outputs
+                 precision:torch.dtype|None=None, # of passes in training; None: the weights'
                 ):
         self.factory, self.shape, self.classes = factory, tuple(shape), classes
+        self.precision = precision
         self.state, self.seeds, self.closed = {}, None, None
         self.found = None # the groups of units, once somebody asks
         self.template = with_keyed_dropout(self.built(torch.tensor(0)))
@@ -207,11 +209,16 @@ def _run(self:StackedModule, params:dict, x:Tensor, step=None): # None: evaluati
         if not isinstance(m, KeyedDropout): continue
         extra[f"{name}.key".lstrip(".")] = key(self.seeds, f"dropout {name}", step if training else 0)
     if self.template.training != training: self.template.train(training)
+    given = next(iter(params.values())).dtype
+    low = self.precision or given if training else given
+    params = {n: p.to(low) for n, p in params.items()}
+    if x.is_floating_point(): x = x.to(low)
     def call(p, b, x):
         with reading(self.template, self.found or []) as seen: logits = functional_call(self.template, (p, b), (x,))
         return logits, {k: [t[0] for t in ts] for k, ts in seen.items()}
     with attention_for_vmap():
-        return vmap(call, randomness="error")(params, extra, x)
+        logits, seen = vmap(call, randomness="error")(params, extra, x)
+    return logits.to(given), {k: [t.to(given) for t in ts] for k, ts in seen.items()}
 
 def _flat(params, shapes): # name -> tensor [K, …], of nested views
     named = {f"{m}.{n}".lstrip("."): t for m, ts in params.items() for n, t in ts.items()}
@@ -362,6 +369,7 @@ def _try(self:StackedModule):
         why = ("it draws random numbers by itself; layers of nn.Dropout are keyed by learner and step"
                if draws else f"{type(e).__name__}: {str(e).splitlines()[0]}")
         hint = "" if draws else " A batch norm may be why; nn.GroupNorm has no such trouble."
+        if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
     if logits.shape != (1, 2, self.classes):
         raise InputError(f"The module gives {tuple(logits.shape[1:])} for 2 inputs, "
@@ -370,12 +378,15 @@ def _try(self:StackedModule):
 # %% ../nbs/10_modules.ipynb #570258c9
 class ModuleArchitecture(Options):
     "Options of a network that is made of a module. A subclass says which."
+    precision: Literal["full", "bfloat16"] = "full" # of passes in training; full: the weights'
+
     def module(self, shape:tuple, classes:int)->nn.Module:
         "One learner's module."
         raise NotImplementedError
     def build(self, shape:tuple, classes:int)->StackedModule:
         "The network for inputs of `shape`."
-        return StackedModule(self.module, shape, classes)
+        low = torch.bfloat16 if self.precision == "bfloat16" else None
+        return StackedModule(self.module, shape, classes, low)
 
 # %% ../nbs/10_modules.ipynb #3e643ae0
 @networks.register("module")

@@ -282,8 +282,6 @@ def kept(study:str, # name
     frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
     seeds = ", ".join(str(s) for s in sorted(frame.seed.unique()))
-    # a table may have been kept before the scale was
-    scale = p.get("scale") or [f"Data: {', '.join(frame.dataset.unique())}."]
-    said = (f"Study {p['study']}: {p['about']} {' '.join(scale)} Seeds shown: {seeds}. {p['learners']} learners, "
+    said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {seeds}. {p['learners']} learners, "
             f"{p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
     return frame, said

@@ -76,7 +76,8 @@ def test_cohorts_of_modules_do_the_same_on_a_gpu(network, options, method):
     agree(*both(s, method, network, "sgd", **options)) # Adam would blow up roundings of gradients that are 0
 
 
-MODULES = (("resnet18", dict(width=2)), ("vit_small", dict(layers=1, heads=2, width=8, hidden=12, dropout=.1)))
+VIT = dict(layers=1, heads=2, width=8, hidden=12, dropout=.1)
+MODULES = (("resnet18", dict(width=2)), ("vit_small", VIT))
 
 
 @pytest.mark.parametrize("method, network, options", ((*((m, "mlp", {}) for m in (*methods, *OTHERS)), *(("l2_init", *module) for module in MODULES))))
@@ -97,6 +98,14 @@ def test_replayed_steps_on_a_gpu(method, network, options):
     try:
         for x, y in task.blocks(): steps.learn_batches(x, y, s.batch_size)
     finally: torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_replayed_step_in_bfloat16():
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=1, examples=64, passes=2)
+    exact, low = (Cohort(grid("l2_init", [0, 1], [1e-3], strength=[1e-2]), (1, 28, 28), 10, "l2_init", "sgd", "vit_small", "cuda", **VIT, **more) for more in ({}, dict(precision="bfloat16")))
+    for c in (exact, low): train(c, s, progress=False)
+    assert not engine(low).reasons and low.theta.dtype == torch.float32
+    assert 0 < (low.theta - exact.theta).abs().max() < 1e-2
 
 
 def test_probes_see_the_same_on_a_gpu():

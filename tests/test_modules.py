@@ -229,6 +229,24 @@ def test_dropout_is_keyed():
     torch.testing.assert_close(evaluated[0], cohort.module(0).eval()(x[0]))
 
 
+@pytest.mark.parametrize("name", ("group", "vit"))
+def test_a_step_in_bfloat16_is_a_plain_loop_over_copies(name):
+    "Up to roundings of bfloat16, for products of a batch of learners may add in another order."
+    options = NETWORKS[name] | (dict(width=8) if name == "group" else {})
+    shape = (1, 32, 32) if name == "group" else (1, 8, 8)
+    c = Cohort(grid("plain", [0, 1], [1e-3]), shape, 10, "plain", "sgd", precision="bfloat16", **options)
+    models, (x, y) = [c.module(k) for k in range(2)], batches(shape=shape)[0]
+    c.step(x.float(), y)
+    assert c.theta.dtype == c.grad.dtype == torch.float32
+    for k, m in enumerate(models):
+        own = dict(m.named_parameters())
+        logits = torch.func.functional_call(m, {n: p.bfloat16() for n, p in own.items()}, (x[k].bfloat16(),)).float()
+        g = torch.cat([t.flatten() for t in torch.autograd.grad(F.cross_entropy(logits, y[k]), list(own.values()))])
+        assert (g - c.grad[k]).norm() < .06 * g.norm()
+    with pytest.raises(InputError, match="torch.bfloat16 may be why"):
+        Cohort(grid("plain", [0], [1e-3]), (1, 8, 8), 10, "plain", "sgd", precision="bfloat16", **NETWORKS["batch"])
+
+
 def test_what_cannot_be_is_named():
     class Draws(nn.Module):
         def __init__(self):
