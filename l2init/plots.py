@@ -230,7 +230,7 @@ def _curves(frame, panels, metric_of): # metric_of(frame, panel): the rows to dr
     names, markers = list(colors), [MARKERS[i % len(MARKERS)] for i in range(len(colors))]
     with plt.rc_context(STYLE):
         columns, rows = min(2, len(panels)), -(-len(panels) // 2)
-        width = max(5, 4.2 * columns)
+        width = max(5, 3.2 * columns) # what is read on a telephone, too
         legend = _legend_columns(names, width)
         below = max(0, -(-(len(names) + 1) // legend) - 2) # rows of a legend that has more than the usual two
         fig, axes = plt.subplots(rows, columns, figsize=(width, .5 + 2.4 * rows + .18 * below),
@@ -262,7 +262,7 @@ def learning_curves(frame:pd.DataFrame, # as from `l2init.results.load`
     panels = list(_ordered(frame).panel.unique())
     fig, axes = _curves(frame, panels, lambda f, panel: (f[f.panel == panel], metric))
     for ax, panel in zip(axes, panels):
-        ax.set_title(_title(panel, frame, 52), size=STYLE["axes.titlesize"])
+        ax.set_title(_title(panel, frame, 42 if len(panels) > 1 else 60), size=STYLE["axes.titlesize"])
     return fig
 
 # %% ../nbs/16_plots.ipynb #9859185c
