@@ -30,7 +30,7 @@ lab: install ## read and run the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs/index.ipynb
 
 notebooks: install ## execute every notebook in place, so that its stored outputs are those of the code
-	@$(EXECUTE) nbs/*.ipynb nbs/experiments/*.ipynb nbs/reports/*.ipynb
+	@$(EXECUTE) nbs/*.ipynb nbs/*/*.ipynb
 	@$(BIN)/nbdev_clean
 
 reports: install ## execute the reports on the tables in results/, and draw the figures in nbs/images

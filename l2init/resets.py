@@ -441,7 +441,7 @@ def renew_where(stack:Stack, layers:list[HiddenLayer],
 # %% ../nbs/06_resets.ipynb #d9b61192
 @resets.register("snr")
 class SelfNormalizedResets(Part):
-    "A unit that is silent for longer than it ever is gets renewed."
+    "A unit that is silent for longer than its threshold is renewed."
     title, hyper, steady = "SNR", SelfNormalizedHyper, True
     source = "Farias and Jozefiak 2025"
     formula = "a unit that is silent for τ examples is renewed; τ: a percentile of its silences"

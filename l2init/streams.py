@@ -475,7 +475,7 @@ class LabelPermutedEMNIST(LabelPermutedCIFAR10):
 
 # %% ../nbs/01_streams.ipynb #fb066d5e
 class ClassStream(Stream):
-    "Tasks of classes that never come back. A subclass says how many each task has."
+    "Tasks of classes of a data set. A subclass says how many each task has."
     each: Count # images of a class to learn from
     network = "cnn"
 

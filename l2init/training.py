@@ -36,7 +36,7 @@ class Probes(Options):
     examples_of: Literal["finished", "next"] = "finished" # of which task [code: next]
     srank: Literal["reached", "below"] = "reached" # below: the ratios below 1 - δ [code]
     dormant: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .025 # τ of dormancy
-    fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # tasks per fresh network; 0: none
+    fresh: Annotated[int, Field(ge=0, le=10**9)] = 0 # one fresh network every so many tasks; 0: none
     forgetting: bool = False # look back: at the task before; at the stream's end, at all
     plasticity: Annotated[int, Field(ge=0, le=10**6)] = 0 # trial steps for sample plasticity; 0: none
     readiness: Annotated[int, Field(ge=0, le=10**6)] = 0 # mini-batches for optimization readiness; 0: none
