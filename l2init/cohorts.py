@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor, nn
 
-from .internals.core import InputError, moved
+from .internals.core import InputError, checked, moved
 from .methods import Learner, methods
 from .modules import StackedModule
 from .networks import Network, cross_entropy, losses, network
@@ -40,6 +40,7 @@ class Cohort:
         self.loss = losses[loss]
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
+        _check_learners(learners, dtype)
         _check_optimizer(optimizer_name, self.method)
         options = {**network_options, **self.method.network_options(network_name)}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
@@ -103,6 +104,14 @@ def _check_columns(learners, name, method):
     if wrong := needed ^ set(learners.columns):
         raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: "
                          f"{sorted(wrong)} differ.")
+
+def _check_learners(learners, dtype):
+    if learners.empty: raise InputError("There are no learners: the table has no rows.")
+    for row in learners[list(Learner.model_fields)].drop_duplicates().to_dict("records"):
+        checked(Learner, "learner", row)
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"dtype = {dtype}: the weights of a cohort are torch.float32 or torch.float64. "
+                         "A network of modules can compute its passes in fewer bits (precision = 'bfloat16').")
 
 # %% ../nbs/12_cohorts.ipynb #dd911575
 def _check_optimizer(name, method):

@@ -293,6 +293,10 @@ class DrawnImages:
         "The same images, drawn on `device`."
         return DrawnImages(self.labels.to(device), self.numbers.to(device))
 
+    def index_select(self, dim:int, index):
+        "As of a tensor, along its first dimension."
+        return self[index]
+
     def __getitem__(self, i):
         labels, numbers = self.labels[i], self.numbers[i]
         parts = [draw_synthetic(l, n) for l, n in zip(labels.flatten().split(2000),

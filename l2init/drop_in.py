@@ -19,9 +19,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .internals.core import InputError, checked
+from .internals.core import InputError, Options, checked
 from .internals.random_numbers import key
-from .methods import methods
+from .methods import Seed, methods
 from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
 from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
@@ -54,7 +54,9 @@ class ModuleNetwork:
         if self.found is None and self.example is None:
             raise InputError("This method renews units: give example=, a batch by which they are found.")
         if self.found is None: self.found = units(self.model, self.example, self.skip)
-        return list(self.found)
+        if self.found.groups: return list(self.found)
+        why = "; ".join(f"{name!r}: {reason}" for name, reason in self.found.left_out.items())
+        raise InputError(f"This method renews units, but the model has no hidden ones. Left out: {why or 'nothing'}.")
 
     def output_layer(self)->str:
         "The name of the layer that gives what the model gives."
@@ -107,9 +109,10 @@ class ModuleStack:
         self.mask = (~norms).to(self.theta0.dtype) if norms.any() else None
 
     def gathered(self, tensors=None)->Tensor: # one for each parameter -> [1, P], a copy
-        "All parameters, or other tensors like them, as a flat one."
+        "All parameters, or other tensors like them, as a flat one, of single precision at least."
         pairs = zip(self.network.weights, self.own if tensors is None else tensors)
-        return torch.cat([(t.detach().mT if w.turned else t.detach()).reshape(-1) for w, t in pairs])[None]
+        flat = torch.cat([(t.detach().mT if w.turned else t.detach()).reshape(-1) for w, t in pairs])[None]
+        return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
     @property
     def lr(self)->Tensor: # [1, P]
@@ -133,7 +136,8 @@ def put_back(self:ModuleStack, flat:Tensor|None=None)->None: # [1, P]; None: `th
 @patch
 def write(self:ModuleStack, flat:Tensor)->None: # [1, P]
     "As `put_back`, but `theta` stays in use."
-    for w, p in zip(self.network.weights, self.own): p.copy_(w.view(flat)[0].view_as(p))
+    for w, p in zip(self.network.weights, self.own):
+        if p.requires_grad: p.copy_(w.view(flat)[0].view_as(p)) # one that was frozen since stays as it is
 
 @patch(as_prop=True)
 def params(self:ModuleStack)->dict[str, dict[str, Tensor]]:
@@ -227,7 +231,9 @@ class OwnTask:
         "The batches that were given."
         if self.batches is None:
             raise InputError(f"This method asks for examples: task_ends({self.said}=batches), (x, y) each.")
-        return ((x, y[None]) for x, y in self.batches)
+        number = 0
+        for number, (x, y) in enumerate(self.batches, 1): yield x, y[None]
+        if not number: raise InputError(f"task_ends: {self.said} has no batches. An iterator can be used only once.")
 
     def portions(self, of:str)->Iterator: # as `first_pass`
         "The same: whether they are test examples is up to you."
@@ -239,6 +245,10 @@ class OwnTask:
         raise InputError("This method asks for the next task's test examples, which only streams have.")
 
 # %% ../nbs/18_drop_in.ipynb #2b712073
+class _Drawn(Options):
+    "What draws depend on."
+    seed: Seed
+
 class DropIn:
     "A method, hooked to a model and its optimizer, until `remove()`."
     def __init__(self,
@@ -251,14 +261,15 @@ class DropIn:
                  seed:int=0, # of its draws
                  **hyper, # the method's hyper-parameters
                 ):
-        self.method, self.model, self.optimizer = methods[method], inner(model), _with_hooks(optimizer)
+        self.name, self.method = method, methods[method]
+        self.model, self.optimizer = inner(model), _with_hooks(optimizer)
         values = checked(self.method.hyper, f"method {method}", hyper).model_dump()
         self._check(method, values)
         learns = {id(p): p for g in self.optimizer.param_groups for p in g["params"] if p.requires_grad}
         learns = {id(p): p for p in self.model.parameters() if id(p) in learns}
         if not learns: raise InputError("The optimizer has none of the model's parameters.")
         network = ModuleNetwork(self.model, learns, example, skip, units)
-        self.stack = ModuleStack(network, self.optimizer, seed)
+        self.stack = ModuleStack(network, self.optimizer, checked(_Drawn, method, dict(seed=seed)).seed)
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
         self._begun = self._ready = False
         self.parts = [p(self.stack, self._values(p, values)) for p in self.method.parts]
@@ -325,7 +336,10 @@ def _begin(self:DropIn, *_): # a training pass begins
 
 @patch
 def _before(self:DropIn, optimizer, args, kwargs): # its step
-    self._ready = False
+    self._ready, known = False, {id(p) for g in self.optimizer.param_groups for p in g["params"]}
+    if any(id(p) not in known for p in self.stack.own):
+        raise InputError("The optimizer no longer has all parameters that it had when the method was hooked to it: "
+                         "remove() the method and make it anew.")
     return _before_update(args, kwargs, self._prepare)
 
 # %% ../nbs/18_drop_in.ipynb #8b6f8339
@@ -399,6 +413,7 @@ def task_ends(self:DropIn,
               following:Iterable|None=None, # batches (x, y) of the next task, for DASH
              )->None:
     "A task has ended and another begins: what the method does at a boundary. Not to be called after the last task."
+    if not self.hooks: raise InputError("The method was removed: make it anew.")
     tasks = OwnTask(self.tasks, "ended", ended), OwnTask(self.tasks + 1, "following", following)
     self._do("between_tasks", *tasks, self.steps)
     self.tasks += 1
@@ -418,6 +433,7 @@ def evaluated(self:DropIn):
 def remove(self:DropIn)->None:
     "No more of it."
     for hook in self.hooks: hook.remove()
+    self.hooks = []
 
 # %% ../nbs/18_drop_in.ipynb #a8e58a76
 @patch
@@ -425,16 +441,20 @@ def state_dict(self:DropIn)->dict:
     "All that it needs to go on: with the states of model and optimizer, a run resumes bit for bit."
     parts = [{n: t.clone() for n, t in p.state.items()} for p in self.parts]
     drawn = {n: asdict(d) for n, d in self.stack.network.distributions.items()}
-    return dict(steps=self.steps, tasks=self.tasks, parts=parts, theta0=self.stack.theta0.clone(), distributions=drawn)
+    return dict(method=self.name, steps=self.steps, tasks=self.tasks, parts=parts,
+                theta0=self.stack.theta0.clone(), distributions=drawn)
 
 @patch
 def load_state_dict(self:DropIn, state:dict)->None:
     "Go on from `state_dict`."
-    mine = [(t, s[n]) for p, s in zip(self.parts, state["parts"], strict=True) for n, t in p.state.items()]
-    for t, s in (*mine, (self.stack.theta0, state["theta0"])):
+    if state.get("method") != self.name:
+        raise InputError(f"The state is of {state.get('method', 'something else')}, not of {self.name}.")
+    pairs = [(t, s[n]) for p, s in zip(self.parts, state["parts"], strict=True) for n, t in p.state.items()]
+    pairs.append((self.stack.theta0, state["theta0"]))
+    for t, s in pairs: # before anything is changed
         if t.shape != s.shape:
             raise InputError(f"The state is of another model: {tuple(s.shape)}, not {tuple(t.shape)}.")
-        t.copy_(s)
+    for t, s in pairs: t.copy_(s)
     self.steps, self.tasks = state["steps"], state["tasks"]
     self.stack.network.distributions = {n: Distribution(**d) for n, d in state["distributions"].items()}
 
@@ -507,6 +527,9 @@ def _of_weights(model, anchors):
     if anchors is None: return out
     pairs = ([(t.detach(), a) for t, a in anchors.pairs()] if isinstance(anchors, Regularizer)
              else [(t, anchors[n].to(t)) for n, t in p.items() if n in anchors])
+    if not pairs:
+        raise InputError(f"anchors: none of the names {list(anchors)[:3]} is a parameter of the model; "
+                         f"its names are like {list(p)[:3]}.")
     return out | dict(distance_from_init=mean([t - a for t, a in pairs]))
 
 def _of_loss(model, output, y, loss):

@@ -289,6 +289,8 @@ def train(cohort:Cohort,
     check_probes(cohort, options)
     owner = belongs_to(cohort, stream, options)
     names, values = [], []
+    if checkpoint and not Path(checkpoint).absolute().parent.is_dir():
+        raise InputError(f"The checkpoint {checkpoint} would be in a folder that is not there.")
     if checkpoint and Path(checkpoint).exists():
         names, values = load_checkpoint(cohort, owner, Path(checkpoint))
     cohort.open_outputs(stream.open_outputs(max(0, len(values) - 1)))

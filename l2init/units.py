@@ -193,6 +193,9 @@ def inner(model:nn.Module)->nn.Module:
 @contextmanager
 def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is meanwhile
     "Within it the model can be run and is as before afterwards: modes, buffers, random state."
+    if torch.is_inference_mode_enabled():
+        raise InputError("Within torch.inference_mode() there are no gradients, by which a model is looked at. "
+                         "Leave it; torch.no_grad() does no harm.")
     modes = {m: m.training for m in model.modules()}
     buffers = [(b, b.clone()) for b in model.buffers()]
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
@@ -442,12 +445,14 @@ def units(model:nn.Module,
          )->ModuleUnits:
     """The hidden units of a model. Raises `InputError` for units that are not understood.
     The model is run a few times, in eval mode, and is as before afterwards."""
+    if isinstance(skip, str): raise InputError(f"skip = {skip!r}: a list of names is needed, [{skip!r}].")
     model, skip = inner(model), list(skip)
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     with undisturbed(model), _differentiable(model):
         calls, coupled = _calls(model, example), _listed(model, example)
         groups, left_out, unclear = _sorted_out(model, calls, coupled, frozen, skip)
     _check_skip(skip, groups, left_out)
+    if groups: _check_finite(model, example)
     if groups and not _holds(model, example, groups):
         wrong = [g.name for g in groups if not _holds(model, example, [g])] or [g.name for g in groups]
         unclear |= dict.fromkeys(wrong, "the model does not do what its graph says")
@@ -455,6 +460,12 @@ def units(model:nn.Module,
     return ModuleUnits(groups, left_out)
 
 # %% ../nbs/03_units.ipynb #d2229b57
+def _check_finite(model, example):
+    with undisturbed(model), torch.no_grad(): given = _leaves(call(model, example))
+    if not all(t.isfinite().all() for t in given):
+        raise InputError("The model gives numbers that are not finite, so its units cannot be looked for. "
+                         "Look for them before it diverges, and pass them on (units=).")
+
 def _check_skip(skip, groups, left_out):
     for s in skip:
         if any(_under(n, [s]) for n in left_out): continue

@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 from torchvision.models.vision_transformer import VisionTransformer
 
 from l2init.cohorts import Cohort
-from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop_in
+from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop_in, measure
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
 from l2init.units import reading, tensors_of, units
@@ -351,3 +351,101 @@ def test_every_method_works_on_modules_or_says_why_not(method, where):
                 optimizer.step()
     except InputError as e: return print(e)
     for _ in range(3): step()
+
+
+def small(dtype=torch.float32):
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+    return model, torch.randn(5, 6, dtype=dtype), torch.randint(3, (5,))
+
+
+def one_step(model, opt, x, y):
+    opt.zero_grad()
+    F.cross_entropy(model(x).float(), y).backward()
+    opt.step()
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.half))
+def test_half_precision_weights_have_states_and_hyper_parameters_of_single_precision(dtype):
+    "257 steps and a momentum of .999 are no numbers of bfloat16, which cannot count beyond 256 either."
+    model, x, y = small(dtype)
+    opt = torch.optim.SGD(model.parameters(), lr=0.)
+    drop_in("redo", model, opt, example=x, period=257, threshold=10.)
+    renewed = []
+    for i in range(1, 515):
+        before = model[0].weight.clone()
+        one_step(model, opt, x, y)
+        if not torch.equal(model[0].weight, before): renewed.append(i)
+    assert renewed == [257, 514]
+    model, x, y = small(dtype)
+    handle = drop_in("hare_and_tortoise", model, opt := torch.optim.SGD(model.parameters(), lr=.1), period=10**6, momentum=.999)
+    before = model[4].bias.clone()
+    for _ in range(300): one_step(model, opt, x, y)
+    with handle.evaluated(): assert not torch.equal(model[4].bias, before)
+
+
+@pytest.mark.parametrize("method, hyper", (("l2_init", dict(strength=.1)), ("shrink_perturb", dict(shrink=.1, noise=.1)), ("snr", {}), ("ewc", dict(importance=1.)), ("fire", {}), ("full_reset", {})))
+def test_weights_of_bfloat16(method, hyper):
+    model, x, y = small(torch.bfloat16)
+    opt = torch.optim.Adam(model.parameters())
+    handle = drop_in(method, model, opt, example=x, **hyper)
+    for _ in range(3): one_step(model, opt, x, y)
+    handle.task_ends(ended=[(x, y)], following=[(x, y)])
+    one_step(model, opt, x, y)
+    handle.load_state_dict(handle.state_dict())
+    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in model.parameters())
+
+
+def test_what_is_frozen_later_stays():
+    model, x, y = small()
+    opt = torch.optim.Adam(model.parameters())
+    drop_in("shrink_perturb", model, opt, shrink=.5, noise=.1)
+    one_step(model, opt, x, y)
+    model[0].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    one_step(model, opt, x, y)
+    assert [torch.equal(p, b) for p, b in zip(model.parameters(), before)] == [True] * 2 + [False] * 4
+
+
+def replaced(model, opt, x, y):
+    drop_in("l2_init", model, opt, strength=1.)
+    model[4] = nn.Linear(8, 3)
+    opt.param_groups[0]["params"] = list(model.parameters())
+    one_step(model, opt, x, y)
+
+
+def removed(model, opt, x, y):
+    handle = drop_in("full_reset", model, opt)
+    handle.remove()
+    handle.task_ends()
+
+
+def of_another(model, opt, x, y):
+    redo, l2_init = drop_in("redo", model, opt, example=x, period=1, threshold=.1), drop_in("l2_init", model, opt, strength=1.)
+    redo.load_state_dict(l2_init.state_dict())
+
+
+def diverged(model, opt, x, y):
+    with torch.no_grad(): model[2].weight.fill_(torch.nan)
+    measure(model, x, y)
+
+
+@torch.inference_mode()
+def in_inference(model, opt, x, y): units(model, x)
+
+
+@pytest.mark.parametrize("does, says", (
+    (replaced, "no longer has all parameters"), (removed, "was removed"), (of_another, "of l2_init, not of redo"), (diverged, "not finite"), (in_inference, "inference_mode"),
+    (lambda model, opt, x, y: drop_in("ewc", model, opt, importance=1.).task_ends(ended=iter([])), "ended has no batches"),
+    (lambda model, opt, x, y: drop_in("redo", head := nn.Linear(6, 3), torch.optim.SGD(head.parameters()), example=x, period=1, threshold=.1), "no hidden ones"),
+    (lambda model, opt, x, y: drop_in("l2_init", model, opt, strength=1., seed=1.5), "seed = 1.5"), (lambda model, opt, x, y: units(model, x, skip="0"), r"a list of names is needed, \['0'\]"),
+    (lambda model, opt, x, y: measure(model, x, anchors={f"module.{n}": t for n, t in model.state_dict().items()}), "module.0.weight")))
+def test_what_goes_wrong_is_said(does, says):
+    model, x, y = small()
+    with pytest.raises(InputError, match=says): does(model, torch.optim.Adam(model.parameters()), x, y)
+
+
+def test_units_that_were_found_before_measure_a_model_that_diverged():
+    model, x, y = small()
+    found = units(model, x)
+    with torch.no_grad(): model[2].weight.fill_(torch.nan)
+    assert torch.tensor(measure(model, x, y, units=found)["dead_share"]).isnan()
