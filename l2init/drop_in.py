@@ -45,6 +45,7 @@ class ModuleNetwork:
     def __init__(self, model:nn.Module, learns:dict, # id -> parameter that the optimizer has
                  example=None, skip:list[str]=(), found:ModuleUnits|None=None): # as for `DropIn`
         self.model, self.example, self.skip, self.found = model, example, skip, found
+        if found is not None: found.check(model)
         self.weights = _named_as_ours(model, module_weights(model, learns))
         self.size = self.weights[-1].where.stop
         self.distributions = initial_distributions(model)
@@ -490,6 +491,7 @@ def measure(model:nn.Module,
            )->dict[str, float]:
     "Probes of a model on a batch. The model is as before afterwards."
     model = inner(model)
+    if units is not None: units.check(model)
     found = units or _found(model, x, skip)
     with undisturbed(model, train), torch.enable_grad():
         last = _last_linear(model, x)

@@ -207,5 +207,6 @@ def spelled(name:str)->str:
 
 def place(name:str)->tuple: # numbers, to be compared
     "Where a method stands among all."
-    known = list(methods)
-    return tuple(known.index(p) for p in spelled(name).split(" + "))
+    names = spelled(name).split(" + ")
+    for n in names: methods[n] # or an error that says what is known
+    return tuple(map(list(methods).index, names))

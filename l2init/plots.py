@@ -103,13 +103,13 @@ def draw_example(ax:Axes, example)->None: # a tensor: an image [C, H, W] as byte
 # %% ../nbs/16_plots.ipynb #28374726
 def _ordered(frame):
     "With its label, in the order of the methods' registry, and with streams named for figures."
-    order = frame.method.map(place)
+    labels, order = label(frame), frame.method.map(place)
     details = [c for c in run_columns(frame) if c not in ("stream", "method")]
     # a number alone says nothing
     named = lambda column: (column if pd.api.types.is_string_dtype(column)
                             else f"{column.name.replace('_', ' ')} " + column.astype(str))
     panel = stream_titles(frame) + ": " + frame[details].apply(named).agg(", ".join, axis=1)
-    return frame.assign(label=label(frame), panel=panel).loc[order.sort_values(kind="stable").index]
+    return frame.assign(label=labels, panel=panel).loc[order.sort_values(kind="stable").index]
 
 # %% ../nbs/16_plots.ipynb #c4b31a4e
 def _legend_columns(names, width): # as many as fit below a figure of `width` inches

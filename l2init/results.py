@@ -109,6 +109,7 @@ SYMBOLS = dict(strength="λ", learning_rate="α", delta="δ", shrink="s", noise=
 def label(frame:pd.DataFrame)->pd.Series:
     """What figures call each row's configuration: the method's title, and those hyper-parameters
     that vary within a method or are not at their default."""
+    if frame.empty: raise InputError("The table has no rows.")
     columns = hyper_columns(frame)
     varying = [h for h in columns if frame.groupby("method")[h].nunique().max() > 1]
     def default(method, h):
@@ -160,6 +161,7 @@ def interval(values, # one per seed
 def per_learner(frame:pd.DataFrame, metric:str|None=None)->pd.DataFrame:
     """The mean of `metric` (else of the score) over all tasks that count, and whether it ever diverged:
     one row per configuration and seed."""
+    if not frame.counts.any(): raise InputError(f"None of the table's {len(frame)} rows counts.")
     keys = [*configuration_columns(frame), "seed"]
     return (frame[frame.counts].groupby(keys, dropna=False, sort=False)
             .agg(value=(metric or score_of(frame), "mean"), diverged=("diverged", "any")).reset_index())
@@ -248,6 +250,7 @@ def keep(frame:pd.DataFrame, # as from `load`
          about:str="", # what the study file says of itself
         )->list: # the two paths
     "Write the table of a study and its provenance."
+    if not runs: raise InputError("There are no runs, so there is nothing to keep.")
     name = runs[0].study
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
     own = {r.params["dataset"]: digest for r in runs for digest in r.data.values()} # data of the user's own
@@ -280,7 +283,9 @@ def kept(study:str, # name
     if not path.is_file():
         raise unknown("kept study", study,
                       sorted(str(p.relative_to(folder).with_suffix("")) for p in Path(folder).rglob("*.parquet")))
-    frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    try: frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"The kept study {study} cannot be read; it is a table and a JSON file beside it. {e}") from e
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
     seeds = ", ".join(str(s) for s in sorted(frame.seed.unique()))
     said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {seeds}. {p['learners']} learners, "

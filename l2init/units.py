@@ -10,7 +10,7 @@ __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'Place', 'Seen', 'Group', '
 import math
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pandas as pd
@@ -428,6 +428,15 @@ class ModuleUnits:
     "The groups of hidden units of a module, and what else there is."
     groups: list[Group]
     left_out: dict[str, str] # name -> why
+    shapes: dict[str, tuple] = field(default_factory=dict) # of the model's parameters; empty: not known
+
+    def check(self, model:nn.Module)->None:
+        "Raise `InputError` unless it is of this model, or of one that is like it."
+        own = _shapes(model)
+        other = [n for n in {**self.shapes, **own} if self.shapes.get(n) != own.get(n)] if self.shapes else []
+        if not other: return
+        raise InputError(f"The units are of another model: {other[0]} is {self.shapes.get(other[0], 'not there')} "
+                         f"there, and {own.get(other[0], 'not there')} here.")
 
     def __len__(self): return len(self.groups)
     def __iter__(self): return iter(self.groups)
@@ -457,7 +466,9 @@ def units(model:nn.Module,
         wrong = [g.name for g in groups if not _holds(model, example, [g])] or [g.name for g in groups]
         unclear |= dict.fromkeys(wrong, "the model does not do what its graph says")
     if unclear: raise _not_understood(unclear)
-    return ModuleUnits(groups, left_out)
+    return ModuleUnits(groups, left_out, _shapes(model))
+
+def _shapes(model): return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
 # %% ../nbs/03_units.ipynb #d2229b57
 def _check_finite(model, example):

@@ -16,6 +16,8 @@ from l2init.methods import methods
 from l2init.training import Probes
 from l2init.internals.core import InputError
 from l2init.networks import networks
+from l2init.plots import comparison, learning_curves, numbers
+from l2init.results import keep, kept
 from l2init.streams import streams
 from l2init.internals.runs import papermill_to
 from l2init.studies import plan
@@ -325,3 +327,18 @@ def test_any_options(project, name, data):
         kind = "streams" if name in streams else "networks" if name in networks else "methods"
         change = {kind: [{**({"dataset": "synthetic_images_10x40"} if kind == "streams" else {}), **options, "name": name}]}
     attempt(project, document({**STUDY, **change}))
+
+
+def test_tables_without_rows_and_studies_that_are_damaged(tmp_path):
+    frame, _ = kept("demo", ROOT / "results")
+    def refuses(does, says):
+        with pytest.raises(InputError, match=says): does()
+    for draws in (learning_curves, comparison, numbers): refuses(lambda: draws(frame[:0]), "no rows|0 rows")
+    refuses(lambda: comparison(frame.assign(counts=False)), "counts")
+    refuses(lambda: learning_curves(frame.assign(method="plian")), "plain")
+    for name in ("demo.parquet", "demo.json"): shutil.copy(ROOT / "results" / name, tmp_path)
+    (tmp_path / "demo.json").unlink()
+    refuses(lambda: kept("demo", tmp_path), "JSON file beside it")
+    (tmp_path / "demo.parquet").write_bytes(b"no table")
+    refuses(lambda: kept("demo", tmp_path), "cannot be read")
+    refuses(lambda: keep(frame, [], tmp_path, "l2init run"), "no runs")

@@ -437,6 +437,7 @@ def in_inference(model, opt, x, y): units(model, x)
     (replaced, "no longer has all parameters"), (removed, "was removed"), (of_another, "of l2_init, not of redo"), (diverged, "not finite"), (in_inference, "inference_mode"),
     (lambda model, opt, x, y: drop_in("ewc", model, opt, importance=1.).task_ends(ended=iter([])), "ended has no batches"),
     (lambda model, opt, x, y: drop_in("redo", head := nn.Linear(6, 3), torch.optim.SGD(head.parameters()), example=x, period=1, threshold=.1), "no hidden ones"),
+    (lambda model, opt, x, y: measure(model, x, y, units=units(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), x)), r"another model: 0.weight is \(4, 6\) there, and \(8, 6\) here"),
     (lambda model, opt, x, y: drop_in("l2_init", model, opt, strength=1., seed=1.5), "seed = 1.5"), (lambda model, opt, x, y: units(model, x, skip="0"), r"a list of names is needed, \['0'\]"),
     (lambda model, opt, x, y: measure(model, x, anchors={f"module.{n}": t for n, t in model.state_dict().items()}), "module.0.weight")))
 def test_what_goes_wrong_is_said(does, says):
