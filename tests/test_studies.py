@@ -72,7 +72,7 @@ def test_only_seeds_that_select_or_evaluate(name):
 
 
 FULL = dict( # studies/full: what is not the paper's, beside the data
-    random_label_mnist={}, random_label_mnist_readings={}, random_label_mnist_code=dict(last_batch="drop", labels="permuted"), scaling={},
+    random_label_mnist={}, random_label_mnist_others={}, random_label_mnist_sgd={}, random_label_mnist_readings={}, random_label_mnist_code=dict(last_batch="drop", labels="permuted"), scaling={},
     selection_random_label_mnist=dict(tasks=10), permuted_mnist=dict(examples=4000), forgetting=dict(tasks=20, examples=4000))
 
 
@@ -85,10 +85,10 @@ def test_full_scale_is_the_paper_s_but_for_the_data(file, tmp_path):
     assert read_study(file).seeds == dict(scaling=[*range(5)], forgetting=[*range(5)], random_label_mnist_readings=[0, 1, 2], selection_random_label_mnist=[100, 101, 102]).get(file.stem, [*range(10)])
 
 
-@pytest.mark.parametrize("stream", ["random_label_mnist", "permuted_mnist"])
-def test_full_scale_has_what_the_paper_selected(stream, tmp_path):
+@pytest.mark.parametrize("stream, files", [("random_label_mnist", ["", "_others", "_sgd"]), ("permuted_mnist", [""])])
+def test_full_scale_has_what_the_paper_selected(stream, files, tmp_path):
     "Each method once with each optimizer; L2 and L2 Init in both conventions of λ; ReDo's period is so many tasks as there."
-    runs = {(r.params["optimizer"], r.params["method"]): r.params for r in planned(ROOT / "studies" / "full" / f"{stream}.toml", tmp_path)}
+    runs = {(r.params["optimizer"], r.params["method"]): r.params for file in files for r in planned(ROOT / "studies" / "full" / f"{stream}{file}.toml", tmp_path)}
     assert len(runs) == 2 * len(GRIDS)
     for optimizer, selected in SELECTED.items():
         for method, on in selected.items():
