@@ -75,13 +75,15 @@ def learn(self:Engine, task)->dict[str, Tensor]: # a `Task`; name -> [K], on the
         raise InputError(f"The task is for seeds {task.seeds.tolist()}, the cohort has {c.seeds.tolist()}.")
     c.check(*task.examples, scaled=False)
     loss = torch.zeros(len(c), device=c.theta.device)
-    accuracy, course = torch.zeros_like(loss), []
+    accuracy, n, done = torch.zeros_like(loss), task.steps, 0
+    self.course = loss.new_empty(len(c), n) # online accuracy of each step
     for x, y in task.blocks():
         losses, accuracies = self.learn_batches(x, y, task.stream.batch_size)
         loss += losses.sum(1)
         accuracy += accuracies.sum(1)
-        course.append(accuracies)
-    self.course, n = torch.cat(course, 1), task.steps # online accuracy of each step, [K, steps]
+        # Into one tensor: small ones that stay, a few in each block, would leave holes too small for the next block.
+        self.course[:, done:done + accuracies.shape[1]] = accuracies
+        done += accuracies.shape[1]
     diverged = ~(loss.isfinite() & c.theta.isfinite().all(1))
     return dict(online_accuracy=accuracy / n, online_loss=loss / n, diverged=diverged)
 
