@@ -3,6 +3,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from conftest import STUDY
 from processes import BIN, HANGS, environment, l2init, made, run, started
 
+from l2init.internals.batches import KEEP_MEMORY
 from l2init.internals.runs import Run, keep_plan
 
 pytestmark = [pytest.mark.xdist_group("finished"), pytest.mark.long]
@@ -228,3 +230,31 @@ def test_fifty_tiny_runs(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count(": done after") == 50 == len(files(project)) and "[50/50 done" in ended.stderr
     assert all((p.parent / "log.txt").exists() and not (p.parent / "error.txt").exists() for p in project.glob("runs/study/*/done"))
+
+
+LEARNS = """
+import resource
+
+import torch
+
+from l2init.cohorts import Cohort
+from l2init.internals.engines import engine
+from l2init.methods import grid
+from l2init.streams import stream
+
+cohort = Cohort(grid("plain", [*range(10)], [1e-4]), (1, 28, 28), 10, "plain", hidden=[2])
+learning, kept = engine(cohort), []
+for task, passes in enumerate((4, 4, 100)):
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=3, passes=passes)
+    learning.learn(s.task(task, cohort.seeds))
+    kept += [torch.ones(1000) for _ in range(2000)] # as probes and checkpoints leave some
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="units of memory and its allocation are Linux's")
+def test_a_long_task_needs_no_more_memory_than_a_short_one():
+    "A task of 25 times as many steps, each block of images 32 MB, with the settings of the workers of a study."
+    shown = run([sys.executable, "-c", LEARNS], env=environment(**KEEP_MEMORY, OMP_NUM_THREADS="1")).stdout
+    _, short, long = map(int, shown.split())
+    assert long - short < 100e6, f"{(long - short) / 1e6:.0f} MB more"
