@@ -185,6 +185,7 @@ def main()->None:
     "The console script: a notebook on standard input, its page on standard output."
     text = sys.stdin.read()
     path = find_notebook(text, Path.cwd())
+    if module := EXPORTS_TO.search(text): importlib.import_module(f"l2init.{module.group(1)}") # before the page's own
     made = for_quarto(json.loads(page(text, Path.cwd())), text, path.name if path else "")
     sys.stdout.write(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
