@@ -388,6 +388,8 @@ def _wanted_now(self:DropIn):
         raise InputError("The optimizer takes a step, but the model was not run before in training mode with "
                          "gradients, so that its units were not seen. "
                          "A model that was compiled before has to be compiled again.")
+    if due and not all(t.numel() for ts in self.seen.values() for t in ts):
+        raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
     return due
 
 @patch

@@ -429,12 +429,18 @@ def diverged(model, opt, x, y):
     measure(model, x, y)
 
 
+def empty(model, opt, x, y):
+    drop_in("continual_backprop", model, opt, example=x, replacement_rate=.01)
+    model(x[:0]).sum().backward()
+    opt.step()
+
+
 @torch.inference_mode()
 def in_inference(model, opt, x, y): units(model, x)
 
 
 @pytest.mark.parametrize("does, says", (
-    (replaced, "no longer has all parameters"), (removed, "was removed"), (of_another, "of l2_init, not of redo"), (diverged, "not finite"), (in_inference, "inference_mode"),
+    (replaced, "no longer has all parameters"), (removed, "was removed"), (of_another, "of l2_init, not of redo"), (diverged, "not finite"), (in_inference, "inference_mode"), (empty, "has no examples"),
     (lambda model, opt, x, y: drop_in("ewc", model, opt, importance=1.).task_ends(ended=iter([])), "ended has no batches"),
     (lambda model, opt, x, y: drop_in("redo", head := nn.Linear(6, 3), torch.optim.SGD(head.parameters()), example=x, period=1, threshold=.1), "no hidden ones"),
     (lambda model, opt, x, y: measure(model, x, y, units=units(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), x)), r"another model: 0.weight is \(4, 6\) there, and \(8, 6\) here"),

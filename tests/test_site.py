@@ -85,8 +85,8 @@ def test_every_page_goes_through_the_filter(notebook):
     assert not any("text/html" in o.get("data", {}) for c in page for o in c["outputs"]) # for which Quarto has a page load libraries from elsewhere
 
 
-def test_the_filter_is_the_program_that_quarto_calls():
-    notebook = Path("nbs/17_cli.ipynb")
+@pytest.mark.parametrize("notebook", [Path("nbs/17_cli.ipynb"), Path("nbs/10_modules.ipynb")], ids=str) # the second forgets what its module has registered
+def test_the_filter_is_the_program_that_quarto_calls(notebook):
     with (ROOT / notebook).open(encoding="utf-8") as page: done = run([FILTER], stdin=page, cwd=ROOT / "nbs")
     assert done.returncode == 0, done.stderr[-2000:]
     without_ids = lambda page: re.sub(r'"id": "\w+"', "", page)
