@@ -18,7 +18,7 @@ def waiting(folder, study=LONG):
     "A project whose runs wait after their 20th task until there is a file `go`, so that they can be disturbed in the middle."
     project = made(folder, study)
     notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
-    wait = ["import os, time", "learn = Cohort.learn", "def patient(cohort, task):", "    while task.index == 20 and not os.path.exists('../../../go'): time.sleep(.1)", "    return learn(cohort, task)", "Cohort.learn = patient"]
+    wait = ["import os, time", "from l2init.internals.engines import Engine", "learn = Engine.learn", "def patient(engine, task):", "    while task.index == 20 and not os.path.exists('../../../go'): time.sleep(.1)", "    return learn(engine, task)", "Engine.learn = patient"]
     content = json.loads(notebook.read_text())
     cell = next(c for c in content["cells"] if "train(cohort, s," in "".join(c["source"]))
     cell["source"] = [line + "\n" for line in wait] + cell["source"]
