@@ -52,15 +52,19 @@ COLORS = dict(plain=(.4, .4, .4),
               **dict(zip(["l2", "l1_init", "layer_norm", "l2_init", "crelu", "huber_init",
                           "l2_init_resampled"], sns.color_palette("colorblind"))),
               shrink_perturb=(.34, .71, .91), continual_backprop=(.83, .70, .0),
-              redo=(.33, .15, .60), ewc=(.0, .40, .40), l2_init_ewc=(.55, .05, .25))
+              redo=(.33, .15, .60), ewc=(.0, .40, .40), l2_init_ewc=(.55, .05, .25),
+              input_normalization=(.80, .05, .15), fourier_features=(.45, .27, .08),
+              spectral=(.45, .70, .10))
 HUES = sns.husl_palette(64, l=.5)
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*"]
 
 def method_color(method:str)->tuple:
     """The colour of a method, the same in every figure; one that has none of its own gets
-    one by its place in the registry."""
-    return (COLORS.get(method)
-            or HUES[23 * sum(place(method)) % len(HUES)]) # neighbours far apart
+    one by its place in the registry, a combination a darker one of its last method."""
+    if method in COLORS: return COLORS[method]
+    *_, last = parts = method.split(" + ")
+    if len(parts) > 1: return tuple(.65 * c for c in method_color(last))
+    return HUES[23 * sum(place(method)) % len(HUES)] # neighbours far apart
 
 # %% ../nbs/16_plots.ipynb #4ed0f556
 def palette(frame:pd.DataFrame)->dict: # label -> colour
