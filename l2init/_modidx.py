@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': 'https://l2init.github.io', 'git_url': '', 'lib_path': 'l2init'},
   'syms': { 'l2init.cli': { 'l2init.cli.described_option': ('cli.html#described_option', 'l2init/cli.py'),
+                            'l2init.cli.duration': ('cli.html#duration', 'l2init/cli.py'),
                             'l2init.cli.finish': ('cli.html#finish', 'l2init/cli.py'),
                             'l2init.cli.in_phase': ('cli.html#in_phase', 'l2init/cli.py'),
                             'l2init.cli.keep': ('cli.html#keep', 'l2init/cli.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview', 'status', 'table',
-           'keep', 'methods', 'described_option', 'streams', 'main']
+           'run_some', 'steps_to_come', 'progress', 'finish', 'in_phase', 'duration', 'preview', 'overview', 'status',
+           'table', 'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
 import signal
@@ -253,6 +253,12 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
     return frame[frame.phase == phase].drop(columns="phase") if "phase" in frame else frame
 
 # %% ../nbs/17_cli.ipynb #c1955981
+def duration(hours:float)->str:
+    "Two digits, in hours, minutes or seconds."
+    for name, unit in dict(h=1, min=60, s=3600).items():
+        if hours * unit >= 1: break
+    return f"{float(f'{hours * unit:.2g}'):g} {name}"
+
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
     from l2init.internals.batches import hours
@@ -264,8 +270,8 @@ def preview(study:Path, runs:Path, workers:int)->None:
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
     # what they select will be evaluated
     selecting = (table.get("phase") == "select") & (table.state != "done")
-    if reason is None: table["hours"] = hours(planned)
-    show(table)
+    each = [] if reason else hours(planned)
+    show(table if reason else table.assign(time=list(map(duration, each))))
     later = table[selecting] if wait else table[:0]
     learners, steps = (table.learners.sum() + wait * coming,
                        table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum())
@@ -273,8 +279,10 @@ def preview(study:Path, runs:Path, workers:int)->None:
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
           + f", {learners} learners, {int(steps):,} learner-steps")
     if reason: return print(f"No estimate of time: {reason}")
+    table["hours"] = each
+    later = table.loc[later.index]
     left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    print(f"about {left / workers:.2g} hours for what is not done, with {workers} workers: measured for some steps, "
+    print(f"about {duration(left / workers)} for what is not done, with {workers} workers: measured for some steps, "
           "once for each method, network, optimizer and shape of batches; without kernels, probes and writing")
 
 # %% ../nbs/17_cli.ipynb #67c0232d

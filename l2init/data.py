@@ -128,7 +128,7 @@ def mnist5k(root:Path=None, # not used: the digits are part of a package
 # %% ../nbs/00_data.ipynb #c7db0015
 def missing(name:str, root:Path, e:Exception, put:str)->InputError:
     "The error for a data set whose files are missing or damaged; `put` says which files go where."
-    reason = " ".join(f"{type(e).__name__}: {e}".split())
+    reason = " ".join(f"{type(e).__name__}: {e}".split()).rstrip(":") # some say nothing
     return InputError(f"Data set {name!r} cannot be read from {root} ({reason}). Put {put}, or set L2INIT_DATA "
                       "to the folder that holds them; remove damaged files first.")
 

@@ -434,7 +434,7 @@ def evaluated(self:DropIn):
 
 @patch
 def remove(self:DropIn)->None:
-    "No more of it."
+    "Unhook the method; model and optimizer stay as they are."
     for hook in self.hooks: hook.remove()
     self.hooks = []
 

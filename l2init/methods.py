@@ -65,7 +65,7 @@ def network(self:Method)->dict:
 # %% ../nbs/09_methods.ipynb #f83d9e6f
 @patch
 def network_options(self:Method, name:str)->dict: # one of `networks`
-    "The options that it sets, of those that a network has if a module that is built so can do without."
+    "The options that it sets of network `name`; of a network that is built so, only those that it has."
     known = networks[name].model_fields
     return {n: v for p in self.parts for n, v in p.network.items() if n in known or not p.built_so}
 
@@ -140,8 +140,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 class Learner(Options):
     "What every learner has."
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    seed: Seed
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] # α
+    seed: Seed # of its initial weights, its data and all other draws
 
 # %% ../nbs/09_methods.ipynb #47dd71e6
 def grid(method:str, # one of `methods`

@@ -312,10 +312,14 @@ def activations(self:StackedModule,
 
 # %% ../nbs/10_modules.ipynb #8b86eaba
 @patch
-def takes(self:StackedModule, shape:tuple)->bool: return shape == self.shape
+def takes(self:StackedModule, shape:tuple)->bool:
+    "Does it take inputs of this shape?"
+    return shape == self.shape
 
 @patch
-def in_loops(self:StackedModule, yes:bool=True)->StackedModule: return self
+def in_loops(self:StackedModule, yes:bool=True)->StackedModule:
+    "The same: loops are for the package's own layers."
+    return self
 
 @patch(as_prop=True)
 def tensors(self:StackedModule)->dict[str, slice]:
@@ -323,10 +327,14 @@ def tensors(self:StackedModule)->dict[str, slice]:
     return {w.name: w.where for w in self.weights}
 
 @patch(as_prop=True)
-def names(self:StackedModule)->list[str]: return list(self.views(torch.empty(0, self.size)))
+def names(self:StackedModule)->list[str]:
+    "The modules that have parameters."
+    return list(self.views(torch.empty(0, self.size)))
 
 @patch
-def first_buffers(self:StackedModule, flat:Tensor)->list: return [] # they are in `state`
+def first_buffers(self:StackedModule, flat:Tensor)->list:
+    "None: they are in `state`."
+    return []
 
 @patch(as_prop=True)
 def origin(self:StackedModule)->str:
@@ -344,7 +352,7 @@ def hidden_layers(self:StackedModule)->list:
 
 @patch
 def module(self:StackedModule, row:Tensor, buffers=())->nn.Module: # [P]
-    "The first learner's module with parameters `row` and its own buffers, which has copies."
+    "The first learner's module, with copies of `row` and of its buffers."
     net = self.factory(self.shape, self.classes).to(row)
     own = {n: t[0] for n, t in _flat(self.views(row[None]), self.shapes).items()}
     own |= {n: t[0] for n, t in self.state.items()}

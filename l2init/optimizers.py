@@ -90,7 +90,7 @@ class Adam(Optimizer):
     "Adam (Kingma and Ba 2015) with PyTorch's defaults."
     beta1: Decay = .9 # decay of the mean of gradients
     beta2: Decay = .999 # decay of the mean of their squares
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0)] = 1e-8 # ε, beside the root of the mean square
     correction: Literal["both", "lost"] = "both" # lost: θ -= α (1 - β2^t) m / (√v + ε) [code, for continual backprop]
 
     def state(self, theta:Tensor, # [K, P]

@@ -287,7 +287,9 @@ def kept(study:str, # name
     except (OSError, ValueError) as e:
         raise InputError(f"The kept study {study} cannot be read; it is a table and a JSON file beside it. {e}") from e
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
-    seeds = ", ".join(str(s) for s in sorted(frame.seed.unique()))
-    said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {seeds}. {p['learners']} learners, "
+    seeds = sorted(frame.seed.unique())
+    several = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+    shown = f"{seeds[0]} to {seeds[-1]}" if several else ", ".join(map(str, seeds))
+    said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {shown}. {p['learners']:,} learners, "
             f"{p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
     return frame, said

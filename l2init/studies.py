@@ -38,7 +38,7 @@ from .training import Probes
 class Named(BaseModel):
     "A name and options, which are checked where the name is defined."
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-    name: str
+    name: str # one of those that are registered
 
     @property
     def options(self)->dict:
@@ -48,7 +48,7 @@ class Named(BaseModel):
 # %% ../nbs/14_studies.ipynb #08eb43cd
 class NamedMethod(Named):
     "A method with its hyper-parameters and, if they are not the study's, its optimizers."
-    optimizers: list[Named] = []
+    optimizers: list[Named] = [] # its own; none: the study's
 
 Some = Annotated[list[Named], Field(min_length=1)]
 

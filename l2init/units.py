@@ -125,12 +125,12 @@ def activations(self:Group, saved:dict)->Tensor: # (module, output?) -> tensors 
 
 @patch
 def examples(self:Group, saved:dict)->int:
-    "Of how many examples it is."
+    "How many examples `saved` is of."
     return saved[self.seen[0].key][0].shape[1]
 
 @patch
 def pooled(self:Group, saved:dict, network)->Tensor:
-    "What is left of it for those that listen."
+    "What the units give, as the modules that read it get it."
     return _read(self.read, saved, self.units)
 
 # %% ../nbs/03_units.ipynb #ce86a4b9

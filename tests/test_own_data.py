@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_said_before_any_work(project, mistake):
     study = STUDY.replace('name = "mlp"\nhidden = [8]', 'name = "cnn"') if "cnn" in mistake else STUDY
     (project / "study.toml").write_text(study.replace(old, new))
     ended = l2init(project, "run", "study.toml", *(["--dry-run"] if says is None else []))
-    if says is None: assert ended.returncode == 0 and "hours" in ended.stdout, ended.stderr
+    if says is None: assert ended.returncode == 0 and "about " in ended.stdout and " for what is not done" in ended.stdout, ended.stderr
     else: assert ended.returncode == 2 and says in ended.stderr and len(ended.stderr.splitlines()) == 1 and not (project / "runs").exists()
 
 

@@ -103,7 +103,7 @@ def sgd(theta, grad, # [K, P], theta is changed
         pull, # [K, 1], λ
         lr, # [K, 1]
        ):
-    "θ ← θ - α g"
+    "θ ← θ - α (g + λ (θ - anchor))"
     each = anchor.shape[1] > 1
     for k in range(theta.shape[0]):
         # locals, or the compiler would read them anew for each weight
@@ -871,11 +871,11 @@ def no_forces(like, # [K, P], a numpy array
              )->tuple: # what `perceptron_sgd` and `perceptron_adam` want as `forces`
     """Nothing to add to the gradients of K learners. The parts, of the type of `like` unless it is said:
 
-    elastic_anchor, elastic_weight, importance: [K, P] twice (or [0, 0]: none) and [K, 1]
-    kind, an integer: -1 none, 0 d, 1 its sign, 2 d within ± delta
-    anchor, strength, delta: [K, P] or [K, 1]; [K, 1]; [K, 1]
-    spared, int64 [n, 2]: slices of P that are not pushed
-    stops, distributions, keys: as for `perturb`, keys int64 [K, parameters]; or [0, 0]: the anchor is not drawn
+    * `elastic_anchor`, `elastic_weight`, `importance`: [K, P] twice (or [0, 0]: none) and [K, 1]
+    * `kind`, an integer: -1 none, 0 d, 1 its sign, 2 d within ± delta
+    * `anchor`, `strength`, `delta`: [K, P] or [K, 1]; [K, 1]; [K, 1]
+    * `spared`, int64 [n, 2]: slices of P that are not pushed
+    * `stops`, `distributions`, `keys`: as for `perturb`, keys int64 [K, parameters]; or [0, 0]: the anchor is not drawn
     """
     K, kind = len(like), like.dtype
     nothing, column, pairs = np.zeros((0, 0), kind), np.zeros((K, 1), kind), np.zeros((0, 2), np.int64)
@@ -968,7 +968,7 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
                    y, # int64, [S, N]
                    batch, # size of the batches that the N examples are
                    row, # int64, [K]: whose examples each learner has
-                   widths, normed, concatenated, units, # as for `_learn`, units [K, …]
+                   widths, normed, concatenated, units, # of the network, as its `perceptron()` says; units [K, …], written
                    loss, accuracy, # [K, batches], written
                    steps, # done before
                    forces, # what is added to the gradients, as from `no_forces`

@@ -100,7 +100,7 @@ def parts(self:Run)->list[Run]:
 # %% ../../nbs/internals/03_runs.ipynb #9e1a2143
 @patch(as_prop=True)
 def state(self:Run)->str:
-    "One of `OUTCOMES`."
+    "done, failed, running or waiting."
     if (self.folder / "done").exists(): return "done"
     try:
         if (self.folder / "lock").exists():
