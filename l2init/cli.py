@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'steps_to_come', 'progress', 'finish', 'in_phase', 'duration', 'preview', 'overview', 'status',
+           'run_some', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview', 'status',
            'table', 'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
@@ -207,6 +207,12 @@ def run_some(todo:list, planned:list, tried:set, start:float, later:int, workers
     return failed
 
 # %% ../nbs/17_cli.ipynb #60279163
+def duration(hours:float)->str:
+    "Two digits, in hours, minutes or seconds."
+    for name, unit in dict(h=1, min=60, s=3600).items():
+        if hours * unit >= 1: break
+    return f"{float(f'{hours * unit:.2g}'):g} {name}"
+
 def steps_to_come(study:Path, planned:list)->int:
     "Learner-steps of runs that will be planned when those that select are done."
     from l2init.studies import read_study
@@ -220,10 +226,10 @@ def progress(planned:list, tried:set, # runs that ended since `start`
     steps = lambda chosen: sum(r.learners * r.steps for r in chosen)
     rate = (steps(r for r in planned if r.id in tried and r.state == "done")
             / (time.monotonic() - start))
-    left = ((later + steps(r for r in planned if r.state in ("waiting", "running"))) / rate / 60
+    left = ((later + steps(r for r in planned if r.state in ("waiting", "running"))) / rate / 3600
             if rate else None)
     counts = ", ".join(f"{states[s]} {s}" for s in ("failed", "running") if states[s])
-    speed = (f"; {rate:,.0f} learner-steps/s" + (f", about {left:.0f} min left" if left else "")
+    speed = (f"; {rate:,.0f} learner-steps/s" + (f", about {duration(left)} left" if left else "")
              if rate else "")
     return f"[{states['done']}/{len(planned) + pending(planned)} done{', ' * bool(counts)}{counts}{speed}]"
 
@@ -253,12 +259,6 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
     return frame[frame.phase == phase].drop(columns="phase") if "phase" in frame else frame
 
 # %% ../nbs/17_cli.ipynb #c1955981
-def duration(hours:float)->str:
-    "Two digits, in hours, minutes or seconds."
-    for name, unit in dict(h=1, min=60, s=3600).items():
-        if hours * unit >= 1: break
-    return f"{float(f'{hours * unit:.2g}'):g} {name}"
-
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
     from l2init.internals.batches import hours

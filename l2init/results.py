@@ -289,7 +289,7 @@ def kept(study:str, # name
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
     seeds = sorted(frame.seed.unique())
     several = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
-    shown = f"{seeds[0]} to {seeds[-1]}" if several else ", ".join(map(str, seeds))
-    said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {shown}. {p['learners']:,} learners, "
-            f"{p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
+    which = f"{seeds[0]} to {seeds[-1]}" if several else ", ".join(map(str, seeds))
+    said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {which}. "
+            f"{p['learners']:,} learners, {p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
     return frame, said
