@@ -291,5 +291,6 @@ def kept(study:str, # name
     several = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
     which = f"{seeds[0]} to {seeds[-1]}" if several else ", ".join(map(str, seeds))
     said = (f"Study {p['study']}: {p['about']} {' '.join(p['scale'])} Seeds shown: {which}. "
-            f"{p['learners']:,} learners, {p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. Made by `{p['command']}`.")
+            f"{p['learners']:,} learners, {p['learner_steps']:,} learner-steps, {p['seconds'] / 60:.0f} core-minutes. "
+            f"Made by `{p['command']}`.")
     return frame, said

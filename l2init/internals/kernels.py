@@ -968,7 +968,7 @@ def perceptron_sgd(x, # [S, N, n], each seed's contiguous
                    y, # int64, [S, N]
                    batch, # size of the batches that the N examples are
                    row, # int64, [K]: whose examples each learner has
-                   widths, normed, concatenated, units, # of the network, as its `perceptron()` says; units [K, …], written
+                   widths, normed, concatenated, units, # the network's `perceptron()`; units [K, …], written
                    loss, accuracy, # [K, batches], written
                    steps, # done before
                    forces, # what is added to the gradients, as from `no_forces`
