@@ -142,7 +142,7 @@ def test_two_readings_of_a_stream_stay_apart(project):
 def test_a_study_of_two_phases(project):
     (project / "study.toml").write_text("select_seeds = [7, 8]\n" + STUDY.replace('[[methods]]\nname = "plain"\n', ""))
     dry = l2init(project, "run", "study.toml", "--dry-run")
-    assert dry.returncode == 0 and "total: 2 runs (1 of them evaluate what the others select), 6 learners, 48 learner-steps" in dry.stdout and "hours" in dry.stdout
+    assert dry.returncode == 0 and "total: 2 runs (1 of them evaluate what the others select), 6 learners, 48 learner-steps" in dry.stdout and "for what is not done" in dry.stdout
     assert "1 more will evaluate what these select." in l2init(project, "status", "study.toml").stdout
     assert l2init(project, "table", "study.toml").returncode == 2 and l2init(project, "keep", "study.toml").returncode == 2
     ran = l2init(project, "run", "study.toml")
