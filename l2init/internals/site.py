@@ -158,7 +158,7 @@ def with_options(markdown:str, module:str)->str: # what `show_doc` gave; where t
 # %% ../../nbs/internals/07_site.ipynb #ed0bd4aa
 NOTHING = re.compile(r"```python\ndef [A-Z]\w*\(\n    \*args, \*\*kwargs\n\):\n```\n\n")
 BARE = re.compile(r"^def (\w+)\(\n    ([^\n#]*)\n(\).*)$", re.M) # no comments at parameters
-LOST = re.compile(r":(?:NoneType|Annotated|builtin_function_or_method)\b") # as show_doc has types
+LOST = re.compile(r":(?:NoneType|Annotated|builtin_function_or_method)\b|(?<=[:\[])l2init\.(?:\w+\.)+")
 
 def tidy(shown:str)->str: # what `show_doc` gave
     """The same with a signature without comments in a line, as it is written, so that the
