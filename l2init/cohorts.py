@@ -137,11 +137,11 @@ def lr(self:Cohort)->Tensor: # [K, 1]
 
 # %% ../nbs/12_cohorts.ipynb #f8116e8a
 @Cohort.lr.setter
-def lr(self, value):
+def _assigned(self, value):
     "Copy `value` into place."
     self._lr.copy_(torch.as_tensor(value).broadcast_to(self._lr.shape))
 
-Cohort.lr = lr
+Cohort.lr = _assigned
 
 # %% ../nbs/12_cohorts.ipynb #ee53724b
 @patch

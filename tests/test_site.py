@@ -10,6 +10,8 @@ import yaml
 from processes import BIN, ROOT, environment, forked, run
 from test_notebooks import NOTEBOOKS, cells
 
+from l2init.internals.site import public_names
+
 FILTER = BIN / "l2init_quarto_filter"
 SITE = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
 SIDEBARS = yaml.safe_load((ROOT / "_sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]
@@ -275,6 +277,7 @@ def test_the_reference_has_every_public_name():
     assert len(modules) > 10 and missing == [], "execute nbs/reference.ipynb"
     assert "#### L2Init.attach\n" in said and "#### L2Init.forward\n" in said and "## l2init.internals" not in said
     assert " at 0x" not in said
+    assert all(f"{{#{module}-{name}}}\n" in said for name, module in public_names().items()) # to which all pages link
 
 
 def test_the_gallery_has_every_report():
