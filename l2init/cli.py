@@ -270,8 +270,8 @@ def preview(study:Path, runs:Path, workers:int)->None:
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
     # what they select will be evaluated
     selecting = (table.get("phase") == "select") & (table.state != "done")
-    each = [] if reason else hours(planned)
-    show(table if reason else table.assign(time=list(map(duration, each))))
+    if reason is None: table["hours"] = hours(planned)
+    show(table if reason else table.assign(time=table.hours.map(duration)).drop(columns="hours"))
     later = table[selecting] if wait else table[:0]
     learners, steps = (table.learners.sum() + wait * coming,
                        table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum())
@@ -279,8 +279,6 @@ def preview(study:Path, runs:Path, workers:int)->None:
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
           + f", {learners} learners, {int(steps):,} learner-steps")
     if reason: return print(f"No estimate of time: {reason}")
-    table["hours"] = each
-    later = table.loc[later.index]
     left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
     print(f"about {duration(left / workers)} for what is not done, with {workers} workers: measured for some steps, "
           "once for each method, network, optimizer and shape of batches; without kernels, probes and writing")

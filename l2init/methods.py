@@ -65,7 +65,7 @@ def network(self:Method)->dict:
 # %% ../nbs/09_methods.ipynb #f83d9e6f
 @patch
 def network_options(self:Method, name:str)->dict: # one of `networks`
-    "The options that it sets of network `name`; of a network that is built so, only those that it has."
+    "The network options that it sets. What a module may be built with instead is left out where `name` has no option."
     known = networks[name].model_fields
     return {n: v for p in self.parts for n, v in p.network.items() if n in known or not p.built_so}
 
