@@ -304,18 +304,24 @@ def _check(self:DropIn, name, values):
             raise InputError(f"method {name} wants {own} of the optimizer, which torch.optim does not have.")
 
 # %% ../nbs/18_drop_in.ipynb #f2d3808f
+class _Hook:
+    "What is done when a module is called. In a copy of the model, also in a file, it is nothing."
+    def __init__(self, do=None): self.do = do
+    def __call__(self, *args): return self.do and self.do(*args)
+    def __reduce__(self): return _Hook, () # how `copy` and `pickle` make the copy
+
 @patch
 def _hook(self:DropIn):
     o, m = self.optimizer, self.model
     self.hooks = [o.register_step_pre_hook(self._before), o.register_step_post_hook(self._after)]
-    if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(self._begin))
+    if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(_Hook(self._begin)))
     found = self.stack.network.found if self.at["after_step"] else None
     for s in {s.key: s for g in found or () for s in (*g.seen, *g.read)}.values():
         sub = m.get_submodule(s.module)
         def note(module, args, output=None, key=s.key, own=sub):
-            if module is own and self._wanted(): # not of a copy, which has the hook, too
+            if module is own and self._wanted(): # not of a replica, which shares the hook
                 self.seen[key] = [(output if key[1] else args[0]).detach()[None]]
-        self.hooks.append(sub.register_forward_hook(note) if s.output else sub.register_forward_pre_hook(note))
+        self.hooks.append((sub.register_forward_hook if s.output else sub.register_forward_pre_hook)(_Hook(note)))
 
 @patch
 def _wanted(self:DropIn): # may something be done after the next step?

@@ -1,5 +1,6 @@
 """Methods in a loop of one's own: equal to a cohort of one, on networks of several families, with the optimizers and tools that people use."""
 import copy
+import io
 
 import pytest
 import torch
@@ -280,18 +281,33 @@ def test_under_autocast_weights_stay_what_they_are(method):
     assert with_method.isfinite().all() and (with_method - without).abs().max() > .1 * without.abs().mean()
 
 
-def test_a_copy_of_the_model_is_not_judged():
-    data = batches(40)
-    model, opt, _ = made(method="redo")
-    whole = fit(model, opt, data)
-    model, opt, _ = made(method="redo")
-    copied = copy.deepcopy(model)
-    for x, y in data:
-        opt.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        copied(torch.zeros_like(x)) # a teacher, say, that keeps its gradients
-        opt.step()
-    assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), whole)
+def through_a_file(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", (copy.deepcopy, through_a_file))
+@pytest.mark.parametrize("hyper", ({}, dict(renewed="before_next_step")), ids=str)
+def test_a_copy_of_the_model_is_without_the_method(copied, hyper):
+    data = batches(60)
+    def fit_beside(copied=None):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3)).double()
+        opt = torch.optim.Adam(model.parameters(), lr=.01)
+        handle = ReDo(model, opt, example=data[0][0], **HYPER["redo"] | hyper)
+        before = fit(model, opt, data[:30])
+        teacher = copied and copied(model) # one that keeps its gradients
+        for x, y in data[30:]:
+            opt.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if copied: teacher(torch.zeros_like(x))
+            opt.step()
+        if copied: assert torch.equal(torch.cat([p.detach().flatten() for p in teacher.parameters()]), before)
+        assert handle.steps == len(data)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.equal(fit_beside(copied), fit_beside())
 
 
 def test_tied_weights_are_refused():
