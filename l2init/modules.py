@@ -99,6 +99,12 @@ class StackedModule:
         self.found = None # the groups of units, once somebody asks
         self.template = with_keyed_dropout(self.built(torch.tensor(0)))
         for name, p in self.template.named_parameters():
+            if nn.parameter.is_lazy(p):
+                raise InputError(f"The parameter {name} has no shape yet: the factory has to give its layer the "
+                                 "number of inputs.")
+            if p.dtype != torch.float32:
+                raise InputError(f"The parameter {name} is {p.dtype}. The factory makes it in torch.float32, and the "
+                                 "cohort's dtype or precision says in what it is trained.")
             if not p.requires_grad:
                 raise InputError(f"The parameter {name} is frozen. A cohort trains all parameters: "
                                  "make it a buffer, which is kept as it is.")
@@ -118,7 +124,9 @@ def built(self:StackedModule, key:Tensor)->nn.Module: # int64, a number
     "The module that the factory makes of the random numbers of `key`."
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int(key))
-        return self.factory(self.shape, self.classes)
+        made = self.factory(self.shape, self.classes)
+    if isinstance(made, nn.Module): return made
+    raise InputError(f"The factory makes {made!r}, and not an nn.Module.")
 
 # %% ../nbs/10_modules.ipynb #f1bd9a3f
 @patch
@@ -300,7 +308,8 @@ def activations(self:StackedModule,
         if isinstance(m, ACTIVATIONS): hooks.append(m.register_forward_hook(after))
     def call(p, b, x):
         units.clear(), last.clear()
-        return functional_call(self.template, (p, b), (x,)), last.get("features"), tuple(units)
+        logits = functional_call(self.template, (p, b), (x,))
+        return logits, [last["features"]] if "features" in last else [], tuple(units)
     units = []
     self.template.eval()
     try:
@@ -308,7 +317,7 @@ def activations(self:StackedModule,
             logits, features, found = vmap(call)(_flat(params, self.shapes), self.state, x)
     finally:
         for h in hooks: h.remove()
-    return closed_off(logits, self.closed), features, list(found)
+    return closed_off(logits, self.closed), next(iter(features), None), list(found)
 
 # %% ../nbs/10_modules.ipynb #8b86eaba
 @patch
@@ -346,8 +355,12 @@ def hidden_layers(self:StackedModule)->list:
     "The groups of units, as they are found in a module. Raises `InputError` for units that are not understood."
     if self.found is None:
         example = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
-        self.found = list(units(self.template, example))
-        self.distributions = initial_distributions(self.template)
+        found = units(self.template, example)
+        if not found.groups:
+            why = "; ".join(f"{name!r}: {reason}" for name, reason in found.left_out.items())
+            raise InputError("The method renews units, but the network has no hidden ones. "
+                             f"Left out: {why or 'nothing'}.")
+        self.found, self.distributions = list(found), initial_distributions(self.template)
     return self.found
 
 @patch
@@ -370,18 +383,33 @@ def output_layer(self:StackedModule)->str:
 @patch
 def _try(self:StackedModule):
     seeds = torch.zeros(1, dtype=torch.int64)
-    net, x = self.start(seeds, torch.float32), torch.zeros(1, 2, *self.shape)
-    try: logits, _ = net.learning(net.views(net.draw("init", seeds)), x, 0)
-    except RuntimeError as e:
+    x = torch.zeros(1, 2, *self.shape)
+    self._try_alone(x[0])
+    again = self.draw("init", seeds)
+    if not torch.equal(again, self.draw("init", seeds)):
+        raise InputError("The factory makes different weights at the same seed: it has to draw them by torch's random "
+                         "numbers alone.")
+    net = self.start(seeds, torch.float32)
+    try: logits, _ = net.learning(net.views(again), x, 0)
+    except (RuntimeError, ValueError, TypeError) as e:
         draws = "random" in str(e)
         why = ("it draws random numbers by itself; layers of nn.Dropout are keyed by learner and step"
-               if draws else f"{type(e).__name__}: {str(e).splitlines()[0]}")
+               if draws else f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")
         hint = "" if draws else " A batch norm may be why; nn.GroupNorm has no such trouble."
         if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
-    if logits.shape != (1, 2, self.classes):
-        raise InputError(f"The module gives {tuple(logits.shape[1:])} for 2 inputs, "
-                         f"but (2, {self.classes}) is needed: [examples, classes].")
+
+@patch
+def _try_alone(self:StackedModule, x): # without vmap
+    try:
+        with undisturbed(self.template), torch.no_grad(): logits = self.template(x)
+    except Exception as e:
+        raise InputError(f"The module cannot take inputs of {self.shape}, a tensor {tuple(x.shape)} for 2 of them: "
+                         f"{type(e).__name__}: {str(e).partition(chr(10))[0]}.") from e
+    gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if gives != (2, self.classes):
+        raise InputError(f"The module gives {gives} for 2 inputs, "
+                         f"but (2, {self.classes}) is needed: a tensor [examples, classes].")
 
 # %% ../nbs/10_modules.ipynb #570258c9
 class ModuleArchitecture(Options):

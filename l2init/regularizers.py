@@ -198,6 +198,8 @@ class Regularizer(nn.Module):
                  **hyper, # further hyper-parameters of the penalty
                 ):
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{type(self).__name__} is for a model, not for a {type(model).__name__}.")
         self.rule = penalties[self.penalty]
         self.hyper = checked(self.rule.hyper, type(self).__name__,
                              dict(strength=strength, **hyper)).model_dump()
@@ -859,6 +861,11 @@ def squares(self:Stack, x:Tensor, y:Tensor)->Tensor: # [S, B, …], int64 [S, B]
     return squared_gradients(self.network, self.theta, images, labels, self.buffers)
 
 @patch
+def mean_over(self:Stack, total:Tensor, examples:int)->Tensor: # a sum over so many examples
+    "Their mean."
+    return total / examples
+
+@patch
 def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     "The diagonal of the Fisher information of a task."
     total, examples = torch.zeros_like(self.stack.theta), 0
@@ -866,7 +873,7 @@ def fisher(self:Consolidation, task)->Tensor: # a `Task` -> [K, P]
     for x, y in task.portions(self.values["fisher_from"]):
         total += self.stack.squares(x, y)
         examples += y.shape[1]
-    return total / examples
+    return self.stack.mean_over(total, examples)
 
 # %% ../nbs/05_regularizers.ipynb #03ce26ad
 @patch

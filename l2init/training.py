@@ -98,18 +98,21 @@ def probe(self:Cohort,
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
                       gradient_norm=grad.norm(dim=1))
-        if features is not None: values |= _of_features(features, units, options)
+        if units or features is not None: values |= _of_units(units, grad[:, 0], options)
+        if features is not None: values |= _of_features(features, options)
         found.append(values | self._newer(net, params, xs, ys, grad, options))
     return {name: torch.cat([f[name] for f in found]) for name in found[0]}
 
 # %% ../nbs/13_training.ipynb #daea040f
-def _of_features(features, units, options):
+def _of_units(units, like, options):
+    unknown = torch.full_like(like, torch.nan) # of a module that has no layer of activations
+    return dict(dead_share=dead_share(units) if units else unknown,
+                dormant_share=dormant_share(units, options.dormant) if units else unknown)
+
+def _of_features(features, options):
     s = singular_values(features)
     lower = int(options.srank == "below")
-    unknown = torch.full_like(s[:, 0], torch.nan) # of a module that has no layer of activations
-    return dict(dead_share=dead_share(units) if units else unknown,
-                dormant_share=dormant_share(units, options.dormant) if units else unknown,
-                srank=srank(s) - lower,
+    return dict(srank=srank(s) - lower,
                 effective_rank=effective_rank(s),
                 stable_rank=stable_rank(s))
 

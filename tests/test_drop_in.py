@@ -1,6 +1,8 @@
 """Methods in a loop of one's own: equal to a cohort of one, on networks of several families, with the optimizers and tools that people use."""
 import copy
 import io
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from l2init.cohorts import Cohort
 from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop_in, measure
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
-from l2init.units import reading, tensors_of, units
+from l2init.regularizers import L2Init
+from l2init.units import by_hand, reading, tensors_of, units
 
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
 HYPER = dict(redo=dict(period=20, threshold=.4), continual_backprop=dict(replacement_rate=.02, maturity=10), shrink_perturb=dict(shrink=1e-3, noise=1e-3),
@@ -472,3 +475,192 @@ def test_units_that_were_found_before_measure_a_model_that_diverged():
     found = units(model, x)
     with torch.no_grad(): model[2].weight.fill_(torch.nan)
     assert torch.tensor(measure(model, x, y, units=found)["dead_share"]).isnan()
+
+
+class Heads(nn.Module):
+    "One body, a head for each task."
+    def __init__(self):
+        super().__init__()
+        self.body, self.heads = nn.Sequential(nn.Linear(6, 16), nn.ReLU()), nn.ModuleDict(dict(a=nn.Linear(16, 3), b=nn.Linear(16, 3)))
+    def forward(self, x, task="a"): return self.heads[task](self.body(x))
+
+
+def test_what_the_example_does_not_reach_is_named():
+    model, (_, x, y) = Heads(), small()
+    opt = torch.optim.SGD(model.parameters(), lr=0.)
+    found = units(model, x)
+    assert [g.name for g in found] == ["body.0"] and "does not reach" in found.left_out["heads.b"]
+    assert measure(model, x, y)["dead_share"] >= 0
+    for options in (dict(example=x), dict(units=found)):
+        with pytest.raises(InputError, match=r"does not reach \['heads.b'\]"): ReDo(model, opt, period=1, threshold=0., **options)
+    ReDo(model, opt, example=x, skip=["heads.b"], period=1, threshold=0.).remove()
+    assert units(nn.TransformerEncoderLayer(8, 2, 16), torch.randn(2, 3, 8)).left_out.keys() == {"linear2"} # not `out_proj`, whose weights the attention uses
+
+
+def test_hooked_twice_it_would_act_twice():
+    model, x, y = small()
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    first = ShrinkPerturb(model, opt, shrink=.1, noise=0.)
+    with pytest.raises(InputError, match="hooked to this model and optimizer already"): ShrinkPerturb(model, opt, shrink=.2, noise=0.)
+    ReDo(model, opt, example=x, period=1, threshold=.1) # another method
+    first.remove()
+    ShrinkPerturb(model, opt, shrink=.2, noise=0.)
+
+
+@pytest.mark.parametrize("hyper", ({}, dict(renewed="before_next_step")), ids=str)
+def test_measuring_in_training_mode_is_no_training(hyper):
+    def course(measured):
+        model, x, y = small()
+        g = torch.Generator().manual_seed(0)
+        for p in model.parameters(): p.data.uniform_(-.5, .5, generator=g)
+        opt = torch.optim.SGD(model.parameters(), lr=.1)
+        handle = ReDo(model, opt, example=x, period=2, threshold=.5, **hyper)
+        x, y = torch.randn(8, 6, generator=g), torch.randint(3, (8,), generator=g)
+        for _ in range(6):
+            opt.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            before = [p.detach().clone() for p in model.parameters()]
+            if measured: measure(model, x[:1], y[:1], train=True)
+            assert all(map(torch.equal, before, model.parameters()))
+            opt.step()
+            if measured: measure(model, x[:1], y[:1], train=True)
+        handle.remove()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.equal(course(True), course(False))
+
+
+def test_continual_backprop_of_bfloat16_renews_units():
+    model, x, y = small(torch.bfloat16)
+    opt = torch.optim.Adam(model.parameters())
+    drop_in("continual_backprop", model, opt, example=x, replacement_rate=.3, maturity=1)
+    before = model[0].weight.clone()
+    for _ in range(4): one_step(model, opt, x, y)
+    rows = (model[0].weight != before).float().mean(1)
+    assert all(p.isfinite().all() for p in model.parameters()) and rows.max() > .9
+
+
+def test_a_change_of_type_after_hooking_is_named():
+    model, x, y = small()
+    opt = torch.optim.Adam(model.parameters())
+    drop_in("continual_backprop", model, opt, example=x, replacement_rate=.3)
+    one_step(model, opt, x, y)
+    model.double()
+    with pytest.raises(InputError, match="float64 on cpu now, and were torch.float32"): one_step(model, opt, x.double(), y)
+
+
+@pytest.mark.parametrize("cls, options, what, start", ((torch.optim.Rprop, dict(lr=.01), "step_size", .01), (torch.optim.Adagrad, dict(initial_accumulator_value=.5), "sum", .5)))
+def test_what_an_optimizer_forgets_is_as_at_the_start(cls, options, what, start):
+    model, x, y = small()
+    opt = cls(model.parameters(), **options)
+    for _ in range(5): one_step(model, opt, x, y)
+    drop_in("redo", model, opt, example=x, period=1, threshold=10.)
+    one_step(model, opt, x, y)
+    assert (opt.state[model[0].weight][what] == start).all()
+
+
+def test_accuracy_where_it_is_plain_what_it_is():
+    torch.manual_seed(0)
+    model, x, y = small()
+    given = model(x)
+    assert measure(model, x, y)["accuracy"] == pytest.approx((given.argmax(1) == y).float().mean().item())
+    binary = lambda out, y: F.binary_cross_entropy_with_logits(out, y.float())
+    one = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+    assert "accuracy" not in measure(one, x, y % 2, loss=binary)
+    dense, pixels, labels = nn.Sequential(nn.Conv1d(2, 8, 1), nn.ReLU(), nn.Conv1d(8, 4, 1)), torch.randn(3, 2, 4), torch.randint(4, (3, 4))
+    assert measure(dense, pixels, labels)["accuracy"] == pytest.approx((dense(pixels).argmax(1) == labels).float().mean().item())
+    last = lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten())
+    tokens, of = torch.randn(5, 7, 6), torch.randint(3, (5, 7))
+    assert measure(model, tokens, of, loss=last)["accuracy"] == pytest.approx((model(tokens).argmax(2) == of).float().mean().item())
+
+
+class Gives(nn.Module):
+    def __init__(self, how): super().__init__(); self.net, self.how = small()[0], how
+    def forward(self, x): return self.how(self.net(x))
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+
+
+def test_outputs_of_all_kinds_are_measured():
+    _, x, y = small()
+    for how in (lambda t: dict(logits=t), Answer, lambda t: SimpleNamespace(logits=t)):
+        out = measure(Gives(how), x, y)
+        assert {"accuracy", "loss"} <= set(out) and out["dead_share"] >= 0 and out["srank"] > 0
+    both = measure(Gives(lambda t: (t, t)), x, y, loss=lambda o, y: F.cross_entropy(o[0], y))
+    assert both["loss"] > 0 and "accuracy" not in both
+    assert measure(Gives(lambda t: dict(out=t)), x, y, loss=lambda o, y: F.cross_entropy(o["out"], y))["loss"] > 0
+    with pytest.raises(InputError, match="The model gives a dict; loss= is a function"): measure(Gives(lambda t: dict(out=t)), x, y)
+    with pytest.raises(InputError, match="a single number is needed"): measure(small()[0], x, y, loss=lambda o, y: F.cross_entropy(o, y, reduction="none"))
+
+
+def test_what_is_frozen_is_measured():
+    model, x, y = small()
+    before = measure(model, x, y)
+    assert measure(model.requires_grad_(False), x, y) == before | dict(gradient_norm=pytest.approx(float("nan"), nan_ok=True))
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("in_place", (True, False))
+def test_a_compiled_model_is_measured_and_renewed(in_place):
+    torch._dynamo.reset()
+    model, x, y = small()
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    plain = measure(model, x, y)
+    if in_place: model.compile(backend="eager")
+    run = model if in_place else torch.compile(model, backend="eager")
+    handle = ReDo(run, opt, example=x, period=1, threshold=10.)
+    assert measure(run, x, y) == plain
+    one_step(run, opt, x, y)
+    assert handle.steps == 1 and (model[2].weight == 0).all() and measure(run, x, y)["srank"] >= 0
+    handle.remove()
+    torch._dynamo.reset()
+
+
+def parametrized(which):
+    model = small()[0]
+    which(model[0])
+    return model
+
+
+@pytest.mark.parametrize("which", (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm))
+def test_weights_that_are_made_by_a_parametrization_are_named(which):
+    model, (_, x, y) = parametrized(which), small()
+    with pytest.raises(InputError, match="'0': the weights of '0' are made by a parametrization"): units(model, x)
+    assert [g.name for g in units(model, x, skip=["0"])] == ["2"]
+    assert measure(model, x, y, skip=["0"])["dead_share"] >= 0
+
+
+def test_units_are_given_by_hand():
+    model, x, y = small()
+    opt = torch.optim.SGD(model.parameters(), lr=0.)
+    group = by_hand(model, x, ["0"], ["2"])
+    for given in (group, [group], units(model, x)):
+        handle = ReDo(model, opt, units=given, period=1, threshold=10.)
+        assert [g.name for g in handle.stack.network.found][0] == "0"
+        handle.remove()
+    assert measure(model, x, y, units=[group])["dead_share"] >= 0
+    without = measure(model, x, y, units=[])
+    assert without["dead_share"] != without["dead_share"] and without["srank"] > 0
+    with pytest.raises(InputError, match="units is a str"): ReDo(model, opt, units="0", period=1, threshold=1.)
+
+
+def test_what_cannot_be_followed_is_measured_without_units():
+    recurrent = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.GRU(8, 4, batch_first=True))
+    class Last(nn.Module):
+        def __init__(self): super().__init__(); self.net, self.head = recurrent, nn.Linear(4, 3)
+        def forward(self, x): return self.head(self.net(x)[0][:, -1])
+    model, x, y = Last(), torch.randn(5, 7, 6), torch.randint(3, (5,))
+    with pytest.raises(InputError, match=r"measure\(units=\[\]\) does without"): measure(model, x, y)
+    assert measure(model, x, y, units=[])["loss"] > 0
+
+
+def test_what_is_no_model_is_named():
+    model, x, y = small()
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    with pytest.raises(InputError, match="not a generator"): measure(model.parameters(), x)
+    with pytest.raises(InputError, match="not for a generator"): L2Init(model.parameters(), .1)
+    with pytest.raises(InputError, match="no shape yet"): units(nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2)), x)
+    with pytest.raises(InputError, match="has no 'steps'"): ReDo(model, opt, example=x, period=1, threshold=1.).load_state_dict(dict(method="redo"))
+

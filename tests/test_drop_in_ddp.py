@@ -27,8 +27,28 @@ def trained(method, model, batches):
 def data(): return torch.randn(8, 2, 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+def each_its_own(rank, method, **hyper):
+    "Hooked before the ranks have the same weights, with examples [ranks, …] of which the second rank has more batches."
+    torch.manual_seed(rank)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    nn.init.normal_(model[0].weight) # whose spread is known from the weights
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    handle = drop_in(method, model, optimizer, example=torch.randn(2, 6).double(), **hyper)
+    ddp = nn.parallel.DistributedDataParallel(model)
+    for i, x in enumerate(data()[:, rank]):
+        if i == 4: handle.task_ends(ended=[(data()[b, rank], torch.arange(4) % 3) for b in range(1 + rank)])
+        optimizer.zero_grad()
+        ddp(x).square().mean().backward()
+        optimizer.step()
+    with handle.evaluated(): return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=.5), ewc=dict(importance=100.), shrink_perturb=dict(shrink=.1, noise=.1))
+
+
 def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save({m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}, f"{folder}/own {rank}.pt")
     torch.save({m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -39,3 +59,5 @@ def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
     for method in HYPER:
         assert torch.equal(first[method], second[method])
         assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
+    own = [torch.load(tmp_path / f"own {rank}.pt") for rank in (0, 1)]
+    for method in OWN: assert torch.equal(own[0][method], own[1][method]), method

@@ -1,6 +1,7 @@
 """Cohorts of any `nn.Module`: each learner does what a plain PyTorch loop would do, alone or with others, killed or not."""
 import copy
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -261,7 +262,64 @@ def test_what_cannot_be_is_named():
     with pytest.raises(InputError, match="nn.Dropout are keyed"): wrong(Draws)
     with pytest.raises(InputError, match="1.bias is frozen"): wrong(Frozen)
     with pytest.raises(InputError, match=r"gives \(2, 64\)"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64)))
-    with pytest.raises(InputError, match="cannot be stacked"): wrong(lambda: nn.Linear(3, 10))
+    with pytest.raises(InputError, match="cannot take inputs"): wrong(lambda: nn.Linear(3, 10))
     with pytest.raises(InputError, match="no multiple of heads"): network("vit_small", (1, 8, 8), 10, heads=3)
     with pytest.raises(InputError, match="patches of 3"): network("vit_small", (1, 8, 8), 10, patch=3)
     with pytest.raises(InputError, match="layer_norm"): network("resnet18", (1, 8, 8), 10, layer_norm=True)
+
+
+def linear(give=lambda logits: logits, make=lambda: nn.Linear(64, 10)):
+    class Gives(nn.Module):
+        def __init__(self): super().__init__(); self.a = make()
+        def forward(self, x): return give(self.a(x.flatten(1)))
+    return Gives
+
+
+class Named(nn.Module):
+    def __init__(self): super().__init__(); self.a = nn.Linear(64, 10)
+    def forward(self, x, *, task): return self.a(x.flatten(1))
+
+
+def drawn_by_numpy():
+    layer = nn.Linear(64, 10)
+    layer.weight.data = torch.tensor(np.random.randn(10, 64) * .1, dtype=torch.float32)
+    return layer
+
+
+WRONG = { # name -> factory of no arguments, what is said
+    "nothing": (lambda: None, "makes None, and not an nn.Module"),
+    "a class": (lambda: nn.Linear, "and not an nn.Module"),
+    "a function": (lambda: F.relu, "and not an nn.Module"),
+    "a dictionary": (linear(lambda logits: dict(logits=logits)), r"gives a dict for 2 inputs, but \(2, 10\)"),
+    "two outputs": (linear(lambda logits: (logits, logits)), r"gives a tuple for 2 inputs, but \(2, 10\)"),
+    "a keyword": (Named, "cannot take inputs .*required keyword-only argument: 'task'"),
+    "a lazy layer": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "1.weight has no shape yet"),
+    "half precision": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half(), "0?1?.weight is torch.float16"),
+    "other random numbers": (linear(make=drawn_by_numpy), "different weights at the same seed"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_factory_is_named(name):
+    make, said = WRONG[name]
+    with pytest.raises(InputError, match=said): network("module", (1, 8, 8), 10, factory=lambda shape, classes: make())
+
+
+def without_linear(shape, classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize("method", ("plain", "l2_init", "redo"))
+def test_a_network_without_a_linear_layer(method):
+    hyper = dict(l2_init=dict(strength=[.1]), redo=dict(period=[2], threshold=[.1])).get(method, {})
+    cohort = Cohort(grid(method, [0, 1], [1e-2], **hyper), (1, 8, 8), 3, method, "adam", "module", factory=without_linear)
+    for _ in range(3): cohort.step(torch.randn(2, 16, 1, 8, 8), torch.randint(3, (2, 16)))
+    found = cohort.probe(torch.randn(2, 16, 1, 8, 8), torch.randint(3, (2, 16)))
+    assert cohort.theta.isfinite().all() and found["dead_share"].isfinite().all() and "srank" not in found
+
+
+@pytest.mark.parametrize("method", ("redo", "continual_backprop", "snr", "cpr", "regrama"))
+@pytest.mark.parametrize("name, options", (("module", dict(factory=lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(64, classes)))), ("mlp", dict(hidden=[]))))
+def test_a_method_for_units_wants_some_at_once(method, name, options):
+    learners = grid(method, [0], [1e-2], **{n: v[:1] for n, v in hyper_of(method).items()})
+    with pytest.raises(InputError, match="units, but the network has n"): Cohort(learners, (1, 8, 8), 3, method, "adam", name, **options)
