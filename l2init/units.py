@@ -194,7 +194,7 @@ def inner(model:nn.Module)->nn.Module:
 
 # %% ../nbs/03_units.ipynb #0a38fe79
 class Hook:
-    "What a method does when a module is called. It is nothing while the model is looked at, and in a copy of the model."
+    "What a method does when a module is called: nothing while the model is looked at, and nothing in a copy of it."
     looked_at = 0 # models, at the moment
     def __init__(self, do=None): self.do = do
     def __call__(self, *args): return self.do(*args) if self.do and not Hook.looked_at else None

@@ -77,7 +77,7 @@ class Resources:
 # %% ../../nbs/internals/06_slurm.ipynb #f17e1805
 def check_slurm()->None:
     "Raise `InputError` unless jobs can be submitted from here."
-    for program in ("sbatch", "squeue"):
+    for program in ("sbatch", "squeue", "srun"):
         if not shutil.which(program):
             raise InputError(f"--slurm needs Slurm's {program} on the PATH, which is so "
                              "on the login nodes of a cluster. "
