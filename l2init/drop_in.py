@@ -46,7 +46,7 @@ class ModuleNetwork:
                  example=None, skip:list[str]=(), found:ModuleUnits|None=None): # as for `DropIn`
         self.model, self.example, self.skip = model, example, skip
         self.found = found if found is None else ModuleUnits.of(found)
-        if self.found: self.found.check(model)
+        if self.found is not None: self.found.check(model)
         self.weights = _named_as_ours(model, module_weights(model, learns))
         self.size = self.weights[-1].where.stop
         self.distributions = _said_by_first_rank(initial_distributions(model))
@@ -294,7 +294,7 @@ class DropIn:
                  seed:int=0, # of its draws
                  **hyper, # the method's hyper-parameters
                 ):
-        self.name, self.method, self.hooks = method, methods[method], []
+        self.name, self.method = method, methods[method]
         self.model, self.optimizer = inner(model), _with_hooks(optimizer)
         values = checked(self.method.hyper, f"method {method}", hyper).model_dump()
         self._check(method, values)

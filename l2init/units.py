@@ -578,9 +578,8 @@ def _understood(model, calls, names, items, n):
 NOT_REACHED = "the example does not reach it, so what it listens to is not known"
 
 def _beside(model, example, calls, skip): # what the graph has nothing of: name -> why
-    params = dict(model.named_parameters())
     given = [t.sum() for t in _leaves(call(model, example)) if t.grad_fn is not None]
-    of = [p for p in params.values() if p.requires_grad]
+    of = [p for p in model.parameters() if p.requires_grad]
     found = torch.autograd.grad(given, of, allow_unused=True) if given and of else ()
     reached = {id(p) for p, g in zip(of, found) if g is not None}
     out = {}
