@@ -370,7 +370,7 @@ def provenance(sayings:list[str], # as `l2init.results.kept` gives them
     def links(name):
         large = Path(folder, f"{name}.parquet").stat().st_size > AS_TEXT
         return ", ".join(f'<a href="{folder}/{name}.{kind}" download>{kind}</a>'
-                         for kind in ("csv", "parquet", "json")[large:])
+                         for kind in ("csv.zip", "parquet", "json")[large:])
     rows = [f"<li>{escape(said)}<br>Its table: {links(name)}</li>" for said, name in zip(sayings, names)]
     return ("<details class='provenance'><summary>Where the numbers come from</summary>"
             f"<ul>{''.join(rows)}</ul></details>")

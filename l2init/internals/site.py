@@ -322,7 +322,7 @@ def downloads(root:Path, # of the repository
     texts = []
     for t in tables:
         if t.stat().st_size > AS_TEXT: continue
-        texts.append((site / t.relative_to(root)).with_suffix(".csv"))
+        texts.append((site / t.relative_to(root)).with_suffix(".csv.zip"))
         pd.read_parquet(t).to_csv(texts[-1], index=False)
     return [*there, *texts]
 
