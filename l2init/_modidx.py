@@ -1498,6 +1498,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                               'l2init.units._activation_before': ('units.html#_activation_before', 'l2init/units.py'),
                               'l2init.units._along': ('units.html#_along', 'l2init/units.py'),
                               'l2init.units._beside': ('units.html#_beside', 'l2init/units.py'),
+                              'l2init.units._bounded': ('units.html#_bounded', 'l2init/units.py'),
                               'l2init.units._calls': ('units.html#_calls', 'l2init/units.py'),
                               'l2init.units._check_finite': ('units.html#_check_finite', 'l2init/units.py'),
                               'l2init.units._check_skip': ('units.html#_check_skip', 'l2init/units.py'),
