@@ -281,7 +281,8 @@ def preview(study:Path, runs:Path, workers:int)->None:
     if reason: return print(f"No estimate of time: {reason}")
     left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
     print(f"about {duration(left / workers)} for what is not done, with {workers} workers: measured for some steps, "
-          "once for each method, network, optimizer and shape of batches; without kernels, probes and writing")
+          "once for each method, network, optimizer and shape of batches; "
+          "without starting processes, probes and writing")
 
 # %% ../nbs/17_cli.ipynb #67c0232d
 def overview(planned)->pd.DataFrame:
