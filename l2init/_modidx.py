@@ -272,6 +272,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                        'l2init.internals.core._Shortened.repr_int': ( 'internals/core.html#_shortened.repr_int',
                                                                                       'l2init/internals/core.py'),
                                        'l2init.internals.core.checked': ('internals/core.html#checked', 'l2init/internals/core.py'),
+                                       'l2init.internals.core.counted': ('internals/core.html#counted', 'l2init/internals/core.py'),
                                        'l2init.internals.core.forget': ('internals/core.html#forget', 'l2init/internals/core.py'),
                                        'l2init.internals.core.moved': ('internals/core.html#moved', 'l2init/internals/core.py'),
                                        'l2init.internals.core.short': ('internals/core.html#short', 'l2init/internals/core.py'),

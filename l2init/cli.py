@@ -19,7 +19,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .internals.core import InputError, write_text
+from .internals.core import InputError, counted, write_text
 from .internals.runs import available_cores, keep_plan, kept_plan, of_other_code, pending, scales, set_aside
 
 # %% ../nbs/17_cli.ipynb #63a743a5
@@ -135,7 +135,7 @@ def run(study:StudyFile,
     if again:
         for r in of_other_code(planned): set_aside(r)
         planned = planned_and_kept(study, runs) # what was selected may be another
-    say(f"{study.stem}: {len(planned) + pending(planned)} runs, "
+    say(f"{study.stem}: {counted(len(planned) + pending(planned), 'run')}, "
         f"{sum(r.state == 'done' for r in planned)} of them done already.")
     tried, start, waited = set(), time.monotonic(), False
     try:
@@ -149,8 +149,8 @@ def run(study:StudyFile,
                 failed = run_some(todo, planned, tried, start, later, workers, timeout, checkpoint_every,
                                   stop_on_failure)
             else: # somebody else executes what is left
-                if not waited: say(f"{sum(s == 'running' for s in states.values())} runs are executed "
-                                   "by another command. Waiting for them.")
+                if not waited: say(f"{counted(list(states.values()).count('running'), 'run')} left to "
+                                   "another command, which is at it. Waiting.")
                 waited, failed = True, False
                 time.sleep(2)
             if failed and stop_on_failure: break
@@ -185,8 +185,8 @@ def on_slurm(study:Path, runs:Path, retry_failed:bool,
     jobs = submit(todo, Resources(**resources), every)
     there = len(todo) - len(jobs) + sum(s == "running" for s in states.values())
     if not jobs and not there: return finish(study, planned)
-    if jobs: say(f"Submitted {len(jobs)} runs as job {next(iter(jobs.values())).partition('_')[0]}.")
-    if there: say(f"{there} runs are in the queue or running already.")
+    if jobs: say(f"Submitted {counted(len(jobs), 'run')} as job {next(iter(jobs.values())).partition('_')[0]}.")
+    if there: say(f"In the queue or running already: {counted(there, 'run')}.")
     say(f"l2init status {study} shows how far they are. When they are done, the same command "
         + ("submits what they select." if pending(planned) else "prints the table and draws the report."))
 
@@ -275,9 +275,9 @@ def preview(study:Path, runs:Path, workers:int)->None:
     later = table[selecting] if wait else table[:0]
     learners, steps = (table.learners.sum() + wait * coming,
                        table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum())
-    print(f"total: {len(planned) + wait} runs"
+    print(f"total: {counted(len(planned) + wait, 'run')}"
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
-          + f", {learners} learners, {int(steps):,} learner-steps")
+          + f", {counted(learners, 'learner')}, {counted(int(steps), 'learner-step')}")
     if reason: return print(f"No estimate of time: {reason}")
     left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
     print(f"about {duration(left / workers)} for what is not done, with {workers} workers: measured for some steps, "

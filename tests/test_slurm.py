@@ -82,7 +82,7 @@ def test_a_cancelled_element_and_one_past_its_time_limit_finish_and_the_table_is
     first = run("--minutes", 2)
     assert first.returncode == 0 and "Submitted 2 runs as job" in first.stderr, first.stderr
     again = run()
-    assert again.returncode == 0 and "2 runs are in the queue or running already" in again.stderr and "Submitted" not in again.stderr
+    assert again.returncode == 0 and "In the queue or running already: 2 runs" in again.stderr and "Submitted" not in again.stderr
     wait_until(lambda: list(progress().values()) == ["20/40"] * 2)
     cancelled, slow = [f.read_text() for f in project.glob("runs/study/*/job")]
     subprocess.run(["scancel", cancelled], check=True)
@@ -90,7 +90,7 @@ def test_a_cancelled_element_and_one_past_its_time_limit_finish_and_the_table_is
     begin_anew(slow)
     (project / "go").touch()
     second = run()
-    assert second.returncode == 0 and "Submitted 1 runs" in second.stderr, second.stderr
+    assert second.returncode == 0 and "Submitted 1 run " in second.stderr, second.stderr
     wait_until(lambda: len(list(project.glob("runs/study/*/done"))) == 2)
     wait_until(lambda: not in_queue())
     last = run()

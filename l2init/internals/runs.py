@@ -32,7 +32,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 import l2init
-from .core import InputError, forget, short, unknown, write, write_text
+from .core import InputError, counted, forget, short, unknown, write, write_text
 
 # %% ../../nbs/internals/03_runs.ipynb #a2dd3d02
 @lru_cache
@@ -173,7 +173,7 @@ def scales(runs:list[Run])->list[str]:
     and what of it is not as in the streams' sources."""
     learners = {}
     for r in runs: learners[r.scale] = learners.get(r.scale, 0) + r.learners
-    return [f"{scale} {n:,} learners." for scale, n in learners.items()]
+    return [f"{scale} {counted(n, 'learner')}." for scale, n in learners.items()]
 
 # %% ../../nbs/internals/03_runs.ipynb #59ff2f34
 def pending(planned:list[Run])->int:
