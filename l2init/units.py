@@ -10,6 +10,7 @@ __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'NO_ACTIVATION', 'WITHOUT_E
 # %% ../nbs/03_units.ipynb #d8df2bd7
 import math
 import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -545,7 +546,10 @@ def _under(name, prefixes): return any(name == p or name.startswith(p + ".") for
 
 # %% ../nbs/03_units.ipynb #408b268a
 def _listed(model, example):
-    try: return list(_coupled(model, example))
+    try:
+        with warnings.catch_warnings(): # torch-pruning's, that it goes around, which the units tell
+            warnings.filterwarnings("ignore", "Maximum recursive depth")
+            return list(_coupled(model, example))
     except Exception as e:
         raise InputError(f"The model's graph cannot be followed ({type(e).__name__}: {e}). Describe its units with "
                          "by_hand and pass them on, units=[…]; measure(units=[]) does without.") from None

@@ -257,4 +257,5 @@ def test_a_long_task_needs_no_more_memory_than_a_short_one():
     "A task of 25 times as many steps, each block of images 32 MB, with the settings of the workers of a study."
     shown = run([sys.executable, "-c", LEARNS], env=environment(**KEEP_MEMORY, OMP_NUM_THREADS="1")).stdout
     _, short, long = map(int, shown.split())
-    assert long - short < 100e6, f"{(long - short) / 1e6:.0f} MB more"
+    # ten of its hundred blocks: how many are alive at once, and where the allocator puts them, is not the same each time
+    assert long - short < 10 * 32e6, f"{(long - short) / 1e6:.0f} MB more"
