@@ -76,16 +76,16 @@ class NormalizeAndProject(Part):
     network, built_so, steady = dict(layer_norm=True), True, True
 
     def start(self):
-        "Nothing; the first lengths stay the same."
+        "The first lengths, which stay the same."
         theta0 = self.stack.theta0
         if all(w.kind != "gain" for w in self.stack.network.weights):
             raise InputError(f"{self.title} asks for norms before activations, but the network has none that learns.")
-        self.lengths = [(s, theta0[:, s].norm(dim=1, keepdim=True)) for s in self._vectors()]
-        return {}
+        self.vectors = self._vectors()
+        return dict(lengths=torch.cat([theta0[:, s].norm(dim=1, keepdim=True) for s in self.vectors], 1))
 
     def after_step(self, seen, step):
         "Give each vector its first length."
-        for where, length in self.lengths:
+        for where, length in zip(self.vectors, self.state["lengths"].mT[..., None]):
             vector = self.stack.theta[:, where]
             now = vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vector.dtype).tiny)
             vector.mul_(length / now)

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .internals.core import InputError, Options, checked
+from .internals.core import InputError, Options, checked, short
 from .internals.random_numbers import key
 from .methods import Seed, methods
 from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
@@ -59,9 +59,19 @@ class ModuleNetwork:
         if beyond := [n for n, why in self.found.left_out.items() if why == NOT_REACHED]:
             raise InputError(f"The example does not reach {beyond}. If it listens to units, what it gives would change "
                              "when they are renewed. Give an example that reaches it, or name it in skip=.")
-        if self.found.groups: return list(self.found)
+        if self.found.groups:
+            self._check_learned()
+            return list(self.found)
         why = "; ".join(f"{name!r}: {reason}" for name, reason in self.found.left_out.items())
         raise InputError(f"This method renews units, but the model has no hidden ones. Left out: {why or 'nothing'}.")
+
+    def _check_learned(self): # what is renewed, or what listens, is the optimizer's
+        own = {(w.owner, w.parameter) for w in self.weights}
+        for p in (p for g in self.found for p in (*g.producers, *g.consumers)):
+            if (p.module, "weight") in own: continue
+            raise InputError(f"The optimizer does not have the weights of {p.module!r}, which belong to hidden units: "
+                             "another step would undo that they are renewed. Give one optimizer all of them, or "
+                             "leave the units out with skip=.")
 
     def output_layer(self)->str:
         "The name of the layer that gives what the model gives."
@@ -125,6 +135,13 @@ class ModuleStack:
         "The learning rate of each parameter, as the optimizer has it now."
         rates = {id(p): g["lr"] for g in self.optimizer.param_groups for p in g["params"]}
         return torch.cat([self.theta0.new_full((1, p.numel()), float(rates[id(p)])) for p in self.own], 1)
+
+    @property
+    def downhill(self)->Tensor: # [1, P], or a number
+        "1, and -1 for parameters whose gradients the optimizer climbs (`maximize=True`)."
+        climbs = {id(p) for g in self.optimizer.param_groups if g.get("maximize") for p in g["params"]}
+        if not climbs: return torch.ones((), device=self.theta0.device)
+        return torch.cat([self.theta0.new_full((1, p.numel()), -1. if id(p) in climbs else 1.) for p in self.own], 1)
 
     @property
     def theta(self)->Tensor: # [1, P]
@@ -215,7 +232,15 @@ def loss_gradient(self:ModuleStack, x, y:Tensor)->Tensor: # a batch as the model
 @patch
 def squares(self:ModuleStack, x, y:Tensor)->Tensor: # as `loss_gradient`
     "The sum over examples of the squared gradient of each one's log-likelihood, of this rank."
-    one = lambda i: tree_map(lambda t: t[i:i + 1] if isinstance(t, Tensor) else t, x)
+    n, model = y.shape[1], self.network.model
+    has_examples = lambda t: isinstance(t, Tensor) and t.dim() and len(t) == n
+    one = lambda i: tree_map(lambda t: t[i:i + 1] if has_examples(t) else t, x)
+    with undisturbed(model), torch.no_grad():
+        whole, first = (_logits(call(model, it)) for it in (x, one(0)))
+    if len(whole) != n or len(first) != 1 or not torch.allclose(first, whole[:1], rtol=.01, atol=.01 * whole.std()):
+        raise InputError(f"task_ends: a batch of {n} labels, of which the model has to be asked about one example "
+                         "at a time. It then says something else: the first size of each tensor that has examples "
+                         f"has to be {n}, and no other tensor's.")
     return self._total([(one(i), y[0, i:i + 1]) for i in range(y.shape[1])], torch.square)
 
 @patch
@@ -224,8 +249,7 @@ def _total(self:ModuleStack, batches, of): # (x, y) each -> [1, P]: the sum of `
     self.write(self.theta) # parts before may have changed it
     with undisturbed(model), torch.enable_grad():
         for x, y in batches:
-            output = call(model, x)
-            loss = F.cross_entropy(getattr(output, "logits", output), y)
+            loss = F.cross_entropy(_logits(call(model, x)), y)
             total += of(self.gathered(torch.autograd.grad(loss, self.own, allow_unused=True, materialize_grads=True)))
     return total
 
@@ -234,6 +258,8 @@ def mean_over(self:ModuleStack, total:Tensor, examples:int)->Tensor: # a sum ove
     "Their mean, over those of all ranks of torch.distributed."
     of = torch.tensor([examples], device=total.device, dtype=total.dtype)
     return _mean_of_ranks(total) / _mean_of_ranks(of)
+
+def _logits(output): return getattr(output, "logits", output)
 
 def _many_ranks(): return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -265,8 +291,18 @@ class OwnTask:
         if self.batches is None:
             raise InputError(f"This method asks for examples: task_ends({self.said}=batches), (x, y) each.")
         number = 0
-        for number, (x, y) in enumerate(self.batches, 1): yield x, y[None]
+        for number, pair in enumerate(self.batches, 1):
+            self._check(pair)
+            yield pair[0], pair[1][None].long()
         if not number: raise InputError(f"task_ends: {self.said} has no batches. An iterator can be used only once.")
+
+    def _check(self, pair):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], Tensor):
+            raise InputError(f"task_ends: {self.said} gives batches (x, y) with labels y as a tensor, and not "
+                             f"{short(pair)}. A single batch is a list of one: [(x, y)].")
+        if pair[1].is_floating_point() or not pair[1].dim() or not len(pair[1]):
+            raise InputError(f"task_ends: the labels of a batch are {pair[1].dtype} of shape {tuple(pair[1].shape)}; "
+                             "integers are needed, one for each example.")
 
     def portions(self, of:str)->Iterator: # as `first_pass`
         "The same: whether they are test examples is up to you."
@@ -307,7 +343,8 @@ class DropIn:
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
         self._begun = self._ready = False
         self.stack._flat = self.stack.theta0.clone() # of all ranks
-        self.parts = [p(self.stack, self._values(p, values)) for p in self.method.parts]
+        self.parts = [p(self.stack, self._values(its, values))
+                      for p, its in zip(self.method.parts, self.method.columns)]
         self.stack._flat = None
         self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
         self._hook()
@@ -317,10 +354,10 @@ def _found(model, example, skip): # frozen ones, too
     with _differentiable(model): return units(model, example, skip)
 
 @patch
-def _values(self:DropIn, part, values): # [1, 1] each, words as they are
+def _values(self:DropIn, its, values): # a part's name -> the method's; [1, 1] each, words as they are
     theta = self.stack.theta0
-    return {n: v if isinstance(v, str) else torch.tensor([[v]], dtype=theta.dtype, device=theta.device)
-            for n, v in values.items() if n in part.hyper.model_fields}
+    as_part = lambda v: v if isinstance(v, str) else torch.tensor([[v]], dtype=theta.dtype, device=theta.device)
+    return {n: as_part(values[c]) for n, c in its.items()}
 
 @patch
 def _check_once(self:DropIn):
@@ -400,7 +437,9 @@ def _prepare(self:DropIn): # gradients are there, the optimizer has not changed 
     if not self.at["gradient"] and not self.at["direction"]: return
     scale = getattr(self.optimizer, "grad_scale", None)
     scale = 1. if scale is None else scale
-    grad = stack.gathered([torch.zeros_like(p) if p.grad is None else p.grad for p in stack.own]) / scale
+    grad = stack.gathered([torch.zeros_like(p) if p.grad is None else p.grad for p in stack.own])
+    scale = scale * stack.downhill # parts know gradients that are descended
+    grad /= scale
     for part in self.at["gradient"]: part.gradient(stack.theta, grad, self.steps)
     if self.at["gradient"]: self._write_gradients(grad * scale)
     self._start, self._grad, stack._flat = stack.gathered(), grad, None
@@ -492,8 +531,10 @@ def state_dict(self:DropIn)->dict:
     "All that it needs to go on: with the states of model and optimizer, a run resumes bit for bit."
     parts = [{n: t.clone() for n, t in p.state.items()} for p in self.parts]
     drawn = {n: asdict(d) for n, d in self.stack.network.distributions.items()}
+    weights = [(w.owner, w.parameter, tuple(w.shape)) for w in self.stack.network.weights]
     return dict(method=self.name, steps=self.steps, tasks=self.tasks, parts=parts,
-                theta0=self.stack.theta0.clone(), distributions=drawn)
+                theta0=self.stack.theta0.clone(), distributions=drawn,
+                weights=weights)
 
 @patch
 def load_state_dict(self:DropIn, state:dict)->None:
@@ -502,6 +543,11 @@ def load_state_dict(self:DropIn, state:dict)->None:
         raise InputError(f"The state is of {state.get('method', 'something else')}, not of {self.name}.")
     if lacks := [n for n in self.state_dict() if n not in state]:
         raise InputError(f"The state has no {lacks[0]!r}: it is not one of state_dict().")
+    own, its = (dict(((o, p), tuple(s)) for o, p, s in of["weights"]) for of in (self.state_dict(), state))
+    if other := [w for w in (*own, *its) if own.get(w) != its.get(w)]:
+        name = ".".join(other[0]).lstrip(".")
+        raise InputError(f"The state is of another model: {name} is of shape {its.get(other[0], 'nothing')} there, "
+                         f"and of {own.get(other[0], 'nothing')} here.")
     pairs = [(t, s[n]) for p, s in zip(self.parts, state["parts"], strict=True) for n, t in p.state.items()]
     pairs.append((self.stack.theta0, state["theta0"]))
     for t, s in pairs: # before anything is changed
@@ -603,4 +649,6 @@ def _right(logits, y, loss): # the accuracy, where it is plain which dimension h
     if not (isinstance(logits, Tensor) and isinstance(y, Tensor)) or y.is_floating_point(): return {}
     dims = {1} if loss is F.cross_entropy else {1, logits.dim() - 1}
     dims = [d for d in dims if logits.dim() > 1 and logits.shape[:d] + logits.shape[d + 1:] == y.shape]
-    return dict(accuracy=(logits.argmax(dims[0]) == y).float().mean().item()) if len(dims) == 1 else {}
+    if len(dims) != 1: return {}
+    counts = y != getattr(loss, "ignore_index", -100) # the default of cross-entropy
+    return dict(accuracy=(logits.argmax(dims[0]) == y)[counts].float().mean().item())

@@ -97,7 +97,10 @@ class StackedModule:
         self.precision = precision
         self.state, self.seeds, self.closed = {}, None, None
         self.found = None # the groups of units, once somebody asks
-        self.template = with_keyed_dropout(self.built(torch.tensor(0)))
+        made = self.built(torch.tensor(0))
+        if self.built(torch.tensor(0)) is made:
+            raise InputError("The factory gives the same module each time it is called: each learner needs its own.")
+        self.template = with_keyed_dropout(made)
         for name, p in self.template.named_parameters():
             if nn.parameter.is_lazy(p):
                 raise InputError(f"The parameter {name} has no shape yet: the factory has to give its layer the "
@@ -177,14 +180,17 @@ def is_norm(self:StackedModule, device="cpu")->Tensor: # bool, [P]
 
 # %% ../nbs/10_modules.ipynb #ba08e710
 class KeyedDropout(nn.Module):
-    "Dropout whose mask is decided by its buffer `key`."
+    "Dropout whose mask is decided by its buffer `key`, and by how often it was called before in a pass."
     def __init__(self, p:float):
         super().__init__()
         self.p = p # share of what is dropped
+        self.calls = 0 # in this pass
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
     def forward(self, x):
         if not self.training or not self.p: return x
-        draw = (bits(self.key, x.numel()) >> 40) & 0xFFFFFF
+        own = key(self.key, "again", self.calls) if self.calls else self.key
+        self.calls += 1
+        draw = (bits(own, x.numel()) >> 40) & 0xFFFFFF
         kept = (draw >= self.p * 2**24).view(x.shape)
         return torch.where(kept, x / (1 - self.p), 0.)
 
@@ -215,6 +221,7 @@ def _run(self:StackedModule, params:dict, x:Tensor, step=None): # None: evaluati
     extra, training = dict(self.state), step is not None
     for name, m in self.template.named_modules():
         if not isinstance(m, KeyedDropout): continue
+        m.calls = 0
         extra[f"{name}.key".lstrip(".")] = key(self.seeds, f"dropout {name}", step if training else 0)
     if self.template.training != training: self.template.train(training)
     given = next(iter(params.values())).dtype

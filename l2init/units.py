@@ -36,6 +36,10 @@ class Place:
     each: int = 1
     stride: int = 1
 
+    def end(self, units:int)->int:
+        "One more than the largest index."
+        return self.start + (units - 1) * self.step + (self.each - 1) * self.stride + 1
+
     def view(self, t:Tensor, units:int)->Tensor: # [K, …] -> [K, units, each, …], without each if it is 1
         "The units of a tensor, as a view."
         at = self.dim % (t.dim() - 1) + 1
@@ -209,16 +213,20 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
         raise InputError("Within torch.inference_mode() there are no gradients, by which a model is looked at. "
                          "Leave it; torch.no_grad() does no harm.")
     modes = {m: m.training for m in model.modules()}
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    changing = [m.weight for m in modes if getattr(m, "max_norm", None) is not None] # of embeddings, when they look up
+    buffers = [(b, b.detach().clone()) for b in (*model.buffers(), *changing)]
+    cached = torch.is_autocast_cache_enabled()
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
     compiled = {m: m._compiled_call_impl for m in modes if m._compiled_call_impl} # by `model.compile()`
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
             Hook.looked_at += 1
+            torch.set_autocast_cache_enabled(False) # it would have weights as they were before a trial
             for m in compiled: m._compiled_call_impl = None
             yield model.train(train)
         finally:
             Hook.looked_at -= 1
+            torch.set_autocast_cache_enabled(cached)
             for m, impl in compiled.items(): m._compiled_call_impl = impl
             for m, mode in modes.items(): m.training = mode
             with torch.no_grad():
@@ -341,6 +349,8 @@ def _placed(model, names, items, n): # the places of a group: producers, consume
         except _Unclear as e: raise _Unclear(str(e).format(what)) from None
         if place is None:
             raise _Unclear(f"its {what} do not stand at regular distances")
+        if place.end(n) > module.weight.shape[dim]:
+            raise _Unclear(f"its {what} would stand beyond the {module.weight.shape[dim]} that there are")
         found[kind].append(place)
     return found
 
@@ -657,4 +667,9 @@ def _said(model, kind, name, index, n): # a place, and how many units it has
     index = torch.as_tensor(index)
     place = _place(name, dim, index.view(len(index), -1))
     if place is None: raise InputError(f"by_hand: the {kind} of {name!r} do not stand at regular distances.")
+    if place.start < 0 or place.end(len(index)) > size:
+        raise InputError(f"by_hand: {name!r} has {size} {kind}, from 0 to {size - 1}; "
+                         f"{int(index.min())} to {int(index.max())} are asked for.")
+    if n not in (None, len(index)):
+        raise InputError(f"by_hand: {name!r} has {kind} for {len(index)} units, but there are {n}.")
     return place, len(index)

@@ -664,3 +664,143 @@ def test_what_is_no_model_is_named():
     with pytest.raises(InputError, match="no shape yet"): units(nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2)), x)
     with pytest.raises(InputError, match="has no 'steps'"): ReDo(model, opt, example=x, period=1, threshold=1.).load_state_dict(dict(method="redo"))
 
+
+
+def little(): return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 5))
+
+
+def of_ten(n=8): return torch.randn(n, 10), torch.randint(0, 5, (n,))
+
+
+@pytest.mark.parametrize("method, options", [("l2_init", dict(strength=.3)), ("l2", dict(strength=.3)), ("upgd", dict(noise=.01)), ("spectral", dict(strength=.1))])
+@pytest.mark.parametrize("kind", (torch.optim.SGD, torch.optim.Adam))
+def test_an_optimizer_that_maximizes_the_negative_loss_does_the_same(method, options, kind):
+    ends, (x, y) = [], of_ten()
+    for climbs in (False, True):
+        torch.manual_seed(0)
+        model = little()
+        opt = kind(model.parameters(), lr=.05, maximize=climbs)
+        drop_in(method, model, opt, **options)
+        for _ in range(20):
+            opt.zero_grad()
+            (F.cross_entropy(model(x), y) * (-1 if climbs else 1)).backward()
+            opt.step()
+        ends.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
+    assert torch.allclose(*ends, atol=1e-6) and ends[0].isfinite().all()
+
+
+def test_normalize_and_project_resumes_to_the_first_lengths():
+    def made(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(10, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 5))
+        opt = torch.optim.SGD(model.parameters(), lr=.5)
+        return model, opt, drop_in("normalize_and_project", model, opt, example=x)
+    def step(model, opt):
+        opt.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+    x, y = of_ten()
+    first, second = made(0), made(1)
+    for _ in range(3): step(*first[:2])
+    for one, other in zip(first, second): other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for one in (first, second): step(*one[:2])
+    assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), second[0].parameters()))
+
+
+COMPOSED = {"l2 + l2_init": {"l2.strength": .1, "l2_init.strength": .2}, "redo + regrama": {f"{m}.{n}": v for m in ("redo", "regrama") for n, v in dict(period=2, threshold=.1).items()},
+            "shrink_perturb + upgd": {"shrink": .1, "shrink_perturb.noise": .1, "upgd.noise": .2}, "continual_backprop + snr": dict(replacement_rate=.1)}
+
+
+@pytest.mark.parametrize("method", COMPOSED)
+def test_parts_that_share_the_name_of_an_option(method):
+    model, (x, y) = little(), of_ten()
+    opt = torch.optim.Adam(model.parameters())
+    handle = drop_in(method, model, opt, example=x, **COMPOSED[method])
+    for _ in range(3):
+        opt.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+    if method == "l2 + l2_init": assert [p.values["strength"].item() for p in handle.parts] == pytest.approx([.1, .2])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_accuracy_leaves_out_ignored_labels():
+    model, (x, _) = little(), of_ten()
+    y = model(x).argmax(1)
+    for ignored, loss in ((-100, F.cross_entropy), (-1, nn.CrossEntropyLoss(ignore_index=-1))):
+        y[:4] = ignored
+        assert measure(model, x, y, loss=loss)["accuracy"] == 1
+
+
+class Masked(nn.Module): # the second argument has no examples
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 5)
+    def forward(self, x, mask): return self.b(torch.relu(self.a(x)) * mask.sum(0)[:1]).mean(1)
+
+
+def test_ewc_takes_examples_apart_and_says_if_it_cannot():
+    model, mask = Masked(), torch.tril(torch.ones(4, 4))
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    handle = drop_in("ewc", model, opt, importance=10.)
+    x, y = torch.randn(3, 4, 6), torch.tensor([0, 1, 2])
+    handle.task_ends(ended=[((x, mask), y)])
+    wanted = torch.zeros_like(model.b.bias)
+    for i in range(3):
+        wanted += torch.autograd.grad(F.cross_entropy(model(x[i:i + 1], mask), y[i:i + 1]), model.b.bias)[0] ** 2
+    found = next(t for p in handle.parts for n, t in p.state.items() if "fisher" in n)[0]
+    assert torch.allclose(handle.stack.network.views(found.view(1, -1))["b"]["bias"][0], wanted / 3, atol=1e-6)
+    with pytest.raises(InputError, match="one example at a time"): # the mask has as many rows as there are examples
+        handle.task_ends(ended=[((torch.randn(4, 4, 6), mask), torch.tensor([0, 1, 2, 3]))])
+
+
+WRONG = {"a batch": lambda x, y: (x, y), "fewer labels": lambda x, y: [(x, y[:4])], "no examples": lambda x, y: [(x[:0], y[:0])], "a number": lambda x, y: [3],
+         "triples": lambda x, y: [(x, y, y)], "a dictionary": lambda x, y: [dict(x=x, y=y)], "a list of labels": lambda x, y: [(x, y.tolist())],
+         "numbers": lambda x, y: [(x, y.float())]}
+
+
+@pytest.mark.parametrize("of", WRONG)
+def test_wrong_batches_at_a_boundary(of):
+    model, (x, y) = little(), of_ten()
+    handle = drop_in("ewc", model, torch.optim.SGD(model.parameters(), lr=.1), importance=10.)
+    with pytest.raises(InputError, match="task_ends: "): handle.task_ends(ended=WRONG[of](x, y))
+
+
+def test_a_state_of_another_model():
+    def made(first, second):
+        model = nn.Sequential(nn.Linear(first, second, bias=False), nn.Linear(second, first, bias=False))
+        return drop_in("l2_init", model, torch.optim.SGD(model.parameters(), lr=.1), strength=.1)
+    with pytest.raises(InputError, match=r"0\.weight is of shape \(16, 10\) there, and of \(10, 16\) here"):
+        made(16, 10).load_state_dict(made(10, 16).state_dict())
+
+
+def test_autocast_around_it_changes_nothing():
+    model, (x, y) = little(), of_ten()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x) # its weights are in the cache now
+        assert len(units(model, x)) == 1 and measure(model, x, y)["loss"] > 0
+        assert torch.is_autocast_cache_enabled()
+        ReDo(model, torch.optim.SGD(model.parameters(), lr=.1), example=x, period=2, threshold=.1)
+
+
+def test_a_lookup_that_renormalizes_leaves_no_trace():
+    model = nn.Sequential(nn.Embedding(7, 4, max_norm=1.), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))
+    with torch.no_grad(): model[0].weight.mul_(9)
+    before, x = model[0].weight.clone(), torch.randint(0, 7, (5, 3))
+    units(model, x)
+    measure(model, x)
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("between", (nn.PixelShuffle(2), nn.MaxPool1d(2)))
+def test_what_groups_units_anew_is_named(between):
+    model = (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), between, nn.Conv2d(2, 5, 3)) if isinstance(between, nn.PixelShuffle)
+             else nn.Sequential(nn.Linear(10, 16), nn.ReLU(), between, nn.Linear(8, 5)))
+    x = torch.randn(2, 3, 6, 6) if isinstance(between, nn.PixelShuffle) else torch.randn(2, 10)
+    with pytest.raises(InputError, match="not understood"): units(model, x)
+
+
+def test_units_of_which_another_optimizer_has_the_columns():
+    model, (x, _) = little(), of_ten()
+    with pytest.raises(InputError, match="does not have the weights of '2'"):
+        ReDo(model, torch.optim.Adam(model[0].parameters()), example=x, period=2, threshold=.1)

@@ -323,3 +323,26 @@ def test_a_network_without_a_linear_layer(method):
 def test_a_method_for_units_wants_some_at_once(method, name, options):
     learners = grid(method, [0], [1e-2], **{n: v[:1] for n, v in hyper_of(method).items()})
     with pytest.raises(InputError, match="units, but the network has n"): Cohort(learners, (1, 8, 8), 3, method, "adam", name, **options)
+
+
+class DropsTwice(nn.Module): # with one layer, as many do
+    def __init__(self):
+        super().__init__()
+        self.drop, self.head = nn.Dropout(.5), nn.Linear(40, 5)
+    def forward(self, x):
+        a, b = self.drop(torch.ones_like(x)), self.drop(torch.ones_like(x))
+        return self.head((a - b).abs())
+
+
+def test_dropout_that_is_called_twice_has_two_masks():
+    cohort = Cohort(grid("plain", [0, 1], [.1]), (40,), 5, "plain", "sgd", "module", factory=lambda shape, classes: DropsTwice())
+    before = cohort.theta.clone()
+    cohort.step(torch.randn(2, 8, 40), torch.randint(0, 5, (2, 8)))
+    changed = (cohort.theta - before).view(2, -1)[:, :200] # the weights of the head
+    assert (changed != 0).any(1).all()
+
+
+def test_a_factory_that_gives_one_module_to_all_is_refused():
+    one = nn.Linear(4, 3)
+    with pytest.raises(InputError, match="same module each time"):
+        Cohort(grid("plain", [0, 1], [.1]), (4,), 3, "plain", "sgd", "module", factory=lambda shape, classes: one)
