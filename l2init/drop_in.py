@@ -137,10 +137,10 @@ class ModuleStack:
         return torch.cat([self.theta0.new_full((1, p.numel()), float(rates[id(p)])) for p in self.own], 1)
 
     @property
-    def downhill(self)->Tensor: # [1, P], or a number
+    def downhill(self)->Tensor|float: # [1, P]
         "1, and -1 for parameters whose gradients the optimizer climbs (`maximize=True`)."
         climbs = {id(p) for g in self.optimizer.param_groups if g.get("maximize") for p in g["params"]}
-        if not climbs: return torch.ones((), device=self.theta0.device)
+        if not climbs: return 1.
         return torch.cat([self.theta0.new_full((1, p.numel()), -1. if id(p) in climbs else 1.) for p in self.own], 1)
 
     @property
@@ -237,7 +237,8 @@ def squares(self:ModuleStack, x, y:Tensor)->Tensor: # as `loss_gradient`
     one = lambda i: tree_map(lambda t: t[i:i + 1] if has_examples(t) else t, x)
     with undisturbed(model), torch.no_grad():
         whole, first = (_logits(call(model, it)) for it in (x, one(0)))
-    if len(whole) != n or len(first) != 1 or not torch.allclose(first, whole[:1], rtol=.01, atol=.01 * whole.std()):
+    if len(whole) != n or len(first) != 1 or not torch.allclose(
+            first, whole[:1], rtol=.01, atol=.01 * whole.abs().max().item(), equal_nan=True):
         raise InputError(f"task_ends: a batch of {n} labels, of which the model has to be asked about one example "
                          "at a time. It then says something else: the first size of each tensor that has examples "
                          f"has to be {n}, and no other tensor's.")
@@ -633,7 +634,7 @@ def _of_weights(model, anchors):
     return out | dict(distance_from_init=mean([t - a for t, a in pairs]))
 
 def _of_loss(model, output, y, loss):
-    logits = getattr(output, "logits", output)
+    logits = _logits(output)
     if loss is F.cross_entropy and isinstance(output, dict): logits = output.get("logits", output)
     try: value = loss(logits, y)
     except (TypeError, AttributeError) as e:
