@@ -40,7 +40,7 @@ class Cohort:
         self.loss = losses[loss]
         self.learners, self.method = learners, methods[method]
         _check_columns(learners, method, self.method)
-        _check_learners(learners, dtype)
+        _check_learners(learners, method, self.method, dtype)
         _check_optimizer(optimizer_name, self.method)
         options = {**network_options, **self.method.network_options(network_name)}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
@@ -100,15 +100,18 @@ def only(column:pd.Series)->str:
 
 # %% ../nbs/12_cohorts.ipynb #783ef67f
 def _check_columns(learners, name, method):
+    if not isinstance(learners, pd.DataFrame):
+        raise InputError(f"Learners are a table, as `grid` makes it, and not a {type(learners).__name__}.")
     needed = {*Learner.model_fields, *method.hyper.model_fields}
     if wrong := needed ^ set(learners.columns):
         raise InputError(f"The learners are not of method {name}, which has the columns {sorted(needed)}: "
                          f"{sorted(wrong)} differ.")
 
-def _check_learners(learners, dtype):
+def _check_learners(learners, name, method, dtype):
     if learners.empty: raise InputError("There are no learners: the table has no rows.")
-    for row in learners[list(Learner.model_fields)].drop_duplicates().to_dict("records"):
-        checked(Learner, "learner", row)
+    for options, where in ((Learner, "learner"), (method.hyper, f"method {name}")):
+        for row in learners[list(options.model_fields)].drop_duplicates().to_dict("records"):
+            checked(options, where, row)
     if dtype not in (torch.float32, torch.float64):
         raise InputError(f"dtype = {dtype}: the weights of a cohort are torch.float32 or torch.float64. "
                          "A network of modules can compute its passes in fewer bits (precision = 'bfloat16').")

@@ -22,7 +22,7 @@ from .internals.core import InputError, Options, Registry
 from .internals.random_numbers import key, normal
 from .networks import Weight, layer_weights
 from .optimizers import Decay
-from .parts import Part, Stack
+from .parts import Count, Part, Stack
 from .resets import ShrinkPerturbHyper
 
 # %% ../nbs/08_constraints.ipynb #835da9b8
@@ -103,7 +103,7 @@ def _vectors(self:NormalizeAndProject):
 # %% ../nbs/08_constraints.ipynb #a0788d05
 class HareAndTortoiseHyper(Options):
     "Hyper-parameters of Hare & Tortoise."
-    period: Annotated[int, Field(ge=1)] # steps from one return of the hare to the next
+    period: Count # steps from one return of the hare to the next
     momentum: Decay = .999 # μ
 
 # %% ../nbs/08_constraints.ipynb #c003aa0b

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .internals.core import InputError, Options, checked, short
+from .internals.core import InputError, Options, checked, said, short
 from .internals.random_numbers import key
 from .methods import Seed, methods
 from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
@@ -27,8 +27,8 @@ from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, does
 from .regularizers import Regularizer, _before_update, _with_hooks
-from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, initial_distributions, inner,
-                          reading, tensors_of, undisturbed, units)
+from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, first_tensor, initial_distributions,
+                          inner, reading, tensors_of, undisturbed, units)
 
 # %% ../nbs/18_drop_in.ipynb #50db17e2
 def _named_as_ours(model, weights): # also linear layers as ours, [in, out]
@@ -48,6 +48,10 @@ class ModuleNetwork:
         self.found = found if found is None else ModuleUnits.of(found)
         if self.found is not None: self.found.check(model)
         self.weights = _named_as_ours(model, module_weights(model, learns))
+        if not_real := [w for w in self.weights if self.parameter(w).is_complex()]:
+            name = f"{not_real[0].owner}.{not_real[0].parameter}".lstrip(".")
+            raise InputError(f"The parameter {name!r} is complex. Methods are for real weights; "
+                             "a regularizer such as L2Init takes complex ones, too.")
         self.size = self.weights[-1].where.stop
         self.distributions = _said_by_first_rank(initial_distributions(model))
 
@@ -117,6 +121,8 @@ class ModuleStack:
     def __init__(self, network:ModuleNetwork, optimizer:torch.optim.Optimizer, seed:int):
         self.network, self.optimizer, self._flat = network, optimizer, None
         self.own = [network.parameter(w) for w in network.weights]
+        owners = [network.model.get_submodule(w.owner) for w in network.weights]
+        self.padding = [getattr(m, "padding_idx", None) for m in owners] # the row that an embedding never learns
         device = self.own[0].device
         self.kind = self.own[0].dtype, device
         self.seeds = torch.tensor([seed], device=device)
@@ -159,8 +165,10 @@ def put_back(self:ModuleStack, flat:Tensor|None=None)->None: # [1, P]; None: `th
 @patch
 def write(self:ModuleStack, flat:Tensor)->None: # [1, P]
     "As `put_back`, but `theta` stays in use."
-    for w, p in zip(self.network.weights, self.own):
-        if p.requires_grad: p.copy_(w.view(flat)[0].view_as(p)) # one that was frozen since stays as it is
+    for w, p, padding in zip(self.network.weights, self.own, self.padding):
+        new = w.view(flat)[0].view_as(p)
+        if padding is not None: new[padding] = p[padding]
+        if p.requires_grad: p.copy_(new) # one that was frozen since stays as it is
 
 @patch(as_prop=True)
 def params(self:ModuleStack)->dict[str, dict[str, Tensor]]:
@@ -199,6 +207,10 @@ def complete(self:ModuleStack)->None:
             value = g.get(start, self.optimizer.defaults[start])
             for t in (self.optimizer.state.get(p, {}).get(what) for p in g["params"]):
                 if t is not None: t.masked_fill_(t == 0, value)
+    if isinstance(self.optimizer, torch.optim.ASGD): # the average of a weight begins where the weight does
+        for p in self.own:
+            average = self.optimizer.state.get(p, {}).get("ax")
+            if average is not None: average.copy_(torch.where(average == 0, p, average))
 
 @patch
 def forget_weights(self:ModuleStack, weights:list[Weight])->None:
@@ -348,6 +360,7 @@ class DropIn:
                       for p, its in zip(self.method.parts, self.method.columns)]
         self.stack._flat = None
         self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
+        if self.at["gradient"] or self.at["direction"]: self._check_dense()
         self._hook()
 
 # %% ../nbs/18_drop_in.ipynb #29731275
@@ -366,6 +379,13 @@ def _check_once(self:DropIn):
     if not any(isinstance(d, DropIn) and d.name == self.name and d.model is self.model for d in own): return
     raise InputError(f"{self.name} is hooked to this model and optimizer already and would act twice. "
                      "First take it off: handle.remove().")
+
+@patch
+def _check_dense(self:DropIn): # gradients, which are changed or compared
+    sparse = [w.owner for w in self.stack.network.weights if getattr(self.model.get_submodule(w.owner), "sparse", False)]
+    if not sparse: return
+    raise InputError(f"The embedding {sparse[0]!r} makes sparse gradients, which {self.name} cannot work with: "
+                     "make it with sparse=False.")
 
 @patch
 def _check(self:DropIn, name, values):
@@ -392,10 +412,11 @@ def _hook(self:DropIn):
     found = self.stack.network.found if self.at["after_step"] else None
     for s in {s.key: s for g in found or () for s in (*g.seen, *g.read)}.values():
         sub = m.get_submodule(s.module)
-        def note(module, args, output=None, key=s.key, own=sub):
+        def note(module, args, kwargs, output=None, key=s.key, own=sub):
             if module is own and self._wanted(): # not of a replica, which shares the hook
-                self.seen[key] = [(output if key[1] else args[0]).detach()[None]]
-        self.hooks.append((sub.register_forward_hook if s.output else sub.register_forward_pre_hook)(Hook(note)))
+                self.seen[key] = [(output if key[1] else first_tensor(args, kwargs)).detach()[None]]
+        hook = sub.register_forward_hook if s.output else sub.register_forward_pre_hook
+        self.hooks.append(hook(Hook(note), with_kwargs=True))
 
 @patch
 def _wanted(self:DropIn): # may something be done after the next step?
@@ -448,8 +469,11 @@ def _prepare(self:DropIn): # gradients are there, the optimizer has not changed 
 # %% ../nbs/18_drop_in.ipynb #d310459e
 @patch
 def _write_gradients(self:DropIn, grad): # of those that have one
-    for w, p in zip(self.stack.network.weights, self.stack.own):
-        if p.grad is not None: p.grad.copy_(w.view(grad)[0].view_as(p))
+    for w, p, padding in zip(self.stack.network.weights, self.stack.own, self.stack.padding):
+        if p.grad is None: continue
+        new = w.view(grad)[0].view_as(p)
+        if padding is not None: new[padding] = p.grad[padding]
+        p.grad.copy_(new)
 
 @patch
 @torch.no_grad()
@@ -471,7 +495,11 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
 @patch
 def _wanted_now(self:DropIn):
     due = bool(self.at["after_step"]) and min(p.idle(self.steps) for p in self.at["after_step"]) == 1
-    if due and self.stack.network.found is not None and self.stack.network.found.groups and not self.seen:
+    unseen = due and self.stack.network.found is not None and self.stack.network.found.groups and not self.seen
+    if unseen and not self.model.training:
+        raise InputError("The optimizer takes a step, but the model is in eval mode, in which its units are not "
+                         "watched: call model.train() before the pass.")
+    if unseen:
         raise InputError("The optimizer takes a step, but the model was not run before in training mode with "
                          "gradients, so that its units were not seen. "
                          "A model that was compiled before, or whose like was, has to be compiled anew after "
@@ -535,11 +563,12 @@ def state_dict(self:DropIn)->dict:
     weights = [(w.owner, w.parameter, tuple(w.shape)) for w in self.stack.network.weights]
     return dict(method=self.name, steps=self.steps, tasks=self.tasks, parts=parts,
                 theta0=self.stack.theta0.clone(), distributions=drawn,
-                weights=weights)
+                weights=weights, seed=self.stack.seeds.item())
 
 @patch
 def load_state_dict(self:DropIn, state:dict)->None:
     "Go on from `state_dict`."
+    if not isinstance(state, dict): raise InputError(f"A dictionary of state_dict() is needed, not a {type(state).__name__}.")
     if state.get("method") != self.name:
         raise InputError(f"The state is of {state.get('method', 'something else')}, not of {self.name}.")
     if lacks := [n for n in self.state_dict() if n not in state]:
@@ -556,6 +585,7 @@ def load_state_dict(self:DropIn, state:dict)->None:
             raise InputError(f"The state is of another model: {tuple(s.shape)}, not {tuple(t.shape)}.")
     for t, s in pairs: t.copy_(s)
     self.steps, self.tasks = state["steps"], state["tasks"]
+    self.stack.seeds.fill_(state["seed"])
     self.stack.network.distributions = {n: Distribution(**d) for n, d in state["distributions"].items()}
 
 # %% ../nbs/18_drop_in.ipynb #5f704415
@@ -606,7 +636,8 @@ def _last_linear(model, x):
 @contextmanager
 def _features(module): # what it gets, in a list
     out = []
-    hook = module and module.register_forward_pre_hook(lambda _, args: out.append(args[0].detach().flatten(0, -2)))
+    note = lambda _, args, kwargs: out.append(first_tensor(args, kwargs).detach().flatten(0, -2))
+    hook = module and module.register_forward_pre_hook(note, with_kwargs=True)
     try: yield out
     finally: module and hook.remove()
 
@@ -626,8 +657,13 @@ def _of_weights(model, anchors):
     mean = lambda tensors: (sum(t.abs().sum().double() for t in tensors) / sum(t.numel() for t in tensors)).item()
     out = dict(weight_magnitude=mean(list(p.values())))
     if anchors is None: return out
+    if not isinstance(anchors, (Regularizer, dict)):
+        raise InputError(f"anchors is a {type(anchors).__name__}: a state dict is needed, or a regularizer such as L2Init.")
     pairs = ([(t.detach(), a) for t, a in anchors.pairs()] if isinstance(anchors, Regularizer)
              else [(t, anchors[n].to(t)) for n, t in p.items() if n in anchors])
+    if other := [(t, a) for t, a in pairs if t.shape != a.shape]:
+        (t, a), = other[:1]
+        raise InputError(f"anchors are of another model: {tuple(a.shape)} for a parameter of shape {tuple(t.shape)}.")
     if not pairs:
         raise InputError(f"anchors: none of the names {list(anchors)[:3]} is a parameter of the model; "
                          f"its names are like {list(p)[:3]}.")
@@ -636,15 +672,21 @@ def _of_weights(model, anchors):
 def _of_loss(model, output, y, loss):
     logits = _logits(output)
     if loss is F.cross_entropy and isinstance(output, dict): logits = output.get("logits", output)
-    try: value = loss(logits, y)
-    except (TypeError, AttributeError) as e:
-        raise InputError(f"The loss cannot be computed: {e}. The model gives a {type(logits).__name__}; "
-                         "loss= is a function of it and y.") from e
-    if value.dim(): raise InputError(f"The loss gives {tuple(value.shape)}, but a single number is needed.")
     learns = [p for p in model.parameters() if p.requires_grad]
-    grads = torch.autograd.grad(value, learns, allow_unused=True) if learns else []
+    try:
+        value = _number(loss(logits, y))
+        grads = torch.autograd.grad(value, learns, allow_unused=True) if learns else []
+    except (TypeError, AttributeError, ValueError, RuntimeError, LookupError) as e:
+        raise InputError(f"The loss cannot be computed: {said(e)}. The model gives {_what(logits)}, and y is "
+                         f"{_what(y)}; loss= is a function of both.") from e
     norm = sum(g.double().square().sum() for g in grads if g is not None) ** .5
     return dict(loss=value.item(), gradient_norm=float(norm) if learns else float("nan")) | _right(logits, y, loss)
+
+def _what(it): return f"a tensor {tuple(it.shape)} of {it.dtype}" if isinstance(it, Tensor) else f"a {type(it).__name__}"
+
+def _number(value): # that a loss gives
+    if isinstance(value, Tensor) and not value.dim(): return value
+    raise InputError(f"The loss gives {_what(value)}, but a tensor with a single number is needed.")
 
 def _right(logits, y, loss): # the accuracy, where it is plain which dimension has the classes
     if not (isinstance(logits, Tensor) and isinstance(y, Tensor)) or y.is_floating_point(): return {}

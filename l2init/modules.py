@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .internals.core import InputError, Options
+from .internals.core import InputError, Options, said
 from .internals.random_numbers import bits, key
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .regularizers import is_norm
-from .units import call, initial_distributions, reading, undisturbed, units
+from .units import call, first_tensor, initial_distributions, inner, reading, undisturbed, units
 
 # %% ../nbs/10_modules.ipynb #4e20504b
 def kind_of_layer(module:nn.Module)->str:
@@ -38,6 +38,7 @@ def kind_of_layer(module:nn.Module)->str:
 
 def _kind(module, parameter): # of a parameter
     if isinstance(module, nn.MultiheadAttention) and "_proj_" not in parameter: return "other" # tokens of its own
+    if not parameter.endswith(("weight", "bias")): return "other" # of what makes a weight, as weight_g and weight_v do
     return kind_of(kind_of_layer(module), parameter)
 
 def _fan_in(module): # of the first weight that is a matrix
@@ -127,9 +128,17 @@ def built(self:StackedModule, key:Tensor)->nn.Module: # int64, a number
     "The module that the factory makes of the random numbers of `key`."
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int(key))
-        made = self.factory(self.shape, self.classes)
-    if isinstance(made, nn.Module): return made
+        made = self._made()
+    if isinstance(made, nn.Module): return inner(made)
     raise InputError(f"The factory makes {made!r}, and not an nn.Module.")
+
+@patch
+def _made(self:StackedModule):
+    try: return self.factory(self.shape, self.classes)
+    except InputError: raise
+    except Exception as e:
+        raise InputError(f"The factory cannot make a module for shape = {self.shape} and classes = {self.classes}: "
+                         f"{said(e)}.") from e
 
 # %% ../nbs/10_modules.ipynb #f1bd9a3f
 @patch
@@ -305,12 +314,12 @@ def activations(self:StackedModule,
     """The logits [K, B, classes]; the features [K, B, F] that the last linear layer gets,
     if there is one; what each layer of activations gives, [K, B, units, …]."""
     last, hooks = {}, []
-    def before(m, args): last["features"] = args[0].flatten(1)
+    def before(m, args, kwargs): last["features"] = first_tensor(args, kwargs).flatten(1)
     def weighted(m, args, out): last["linear"] = isinstance(m, nn.Linear)
     def after(m, args, out):
         units.append((out.movedim(-1, 1) if last.get("linear") else out).clone())
     for m in self.template.modules():
-        if isinstance(m, nn.Linear): hooks.append(m.register_forward_pre_hook(before))
+        if isinstance(m, nn.Linear): hooks.append(m.register_forward_pre_hook(before, with_kwargs=True))
         if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)): hooks.append(m.register_forward_hook(weighted))
         if isinstance(m, ACTIVATIONS): hooks.append(m.register_forward_hook(after))
     def call(p, b, x):
@@ -397,12 +406,16 @@ def _try(self:StackedModule):
         raise InputError("The factory makes different weights at the same seed: it has to draw them by torch's random "
                          "numbers alone.")
     net = self.start(seeds, torch.float32)
-    try: logits, _ = net.learning(net.views(again), x, 0)
+    try:
+        logits, saved = net.learning(net.views(again), x, 0)
+        net.backward(net.views(again), net.views(torch.zeros_like(again)), saved, torch.zeros_like(logits))
     except (RuntimeError, ValueError, TypeError) as e:
         draws = "random" in str(e)
         why = ("it draws random numbers by itself; layers of nn.Dropout are keyed by learner and step"
-               if draws else f"{type(e).__name__}: {str(e).partition(chr(10))[0]}")
-        hint = "" if draws else " A batch norm may be why; nn.GroupNorm has no such trouble."
+               if draws else f"{said(e)}")
+        normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.template.modules())
+        hint = "" if draws else " torch.utils.checkpoint, or a branch that depends on values, may be why."
+        if normed and not draws: hint += " So may a batch norm; nn.GroupNorm has no such trouble."
         if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
 
@@ -412,7 +425,7 @@ def _try_alone(self:StackedModule, x): # without vmap
         with undisturbed(self.template), torch.no_grad(): logits = self.template(x)
     except Exception as e:
         raise InputError(f"The module cannot take inputs of {self.shape}, a tensor {tuple(x.shape)} for 2 of them: "
-                         f"{type(e).__name__}: {str(e).partition(chr(10))[0]}.") from e
+                         f"{said(e)}.") from e
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, self.classes):
         raise InputError(f"The module gives {gives} for 2 inputs, "

@@ -1034,11 +1034,18 @@ def matched_width(self:Architecture, shape:tuple, classes:int)->float:
                key=lambda w: abs(size(self.layers(shape, classes, w)) - goal))
 
 # %% ../nbs/02_networks.ipynb #09a3339d
+class _Sizes(Options):
+    "What every network is told."
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    classes: Annotated[int, Field(ge=1)]
+
 def network(name:str, # one of `networks`
             shape:tuple, # of one input, e.g. (1, 28, 28)
             classes:int, # number of outputs
             **options, # the network's options
            )->Network:
     "The network `name` with `options`; raises `InputError` if it cannot be."
+    shape = tuple(shape) if isinstance(shape, list) else shape
+    sizes = checked(_Sizes, f"network {name}", dict(shape=shape, classes=classes))
     return checked(networks[name], f"network {name}", options).build(
-        tuple(shape), classes)
+        sizes.shape, sizes.classes)

@@ -420,8 +420,8 @@ def _with_hooks(optimizer):
                   for name in ("optimizer", "base_optimizer", "_base_optimizer")]
         optimizer, outer = next((o for o in inside if o not in (None, optimizer)), None), optimizer
         if optimizer is None:
-            raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside. "
-                             "Give attach a torch.optim.Optimizer.")
+            raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside: "
+                             "a torch.optim.Optimizer is needed.")
     return optimizer
 
 # %% ../nbs/05_regularizers.ipynb #db651ce9
@@ -551,6 +551,8 @@ def pairs(self:L2InitResampled,
 def _pull_toward(self:Regularizer, anchor):
     if self.rule.anchor != "init":
         raise InputError(f"{type(self).__name__} has its own anchors: anchor= is for L2Init.")
+    if not isinstance(anchor, (dict, str, Path)):
+        raise InputError(f"anchor is a {type(anchor).__name__}: a state dict is needed, or the path of a checkpoint.")
     values = anchor if isinstance(anchor, dict) else _checkpoint(Path(anchor))
     for buffer, own in self.anchors.named_buffers():
         name = _name(buffer)

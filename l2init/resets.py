@@ -21,7 +21,7 @@ from torch import Tensor
 from .internals.core import InputError, Options, Registry
 from .internals.random_numbers import key, uniform
 from .networks import Distribution, HiddenLayer, Network, in_a_loop, initial_distribution
-from .parts import Part, Stack, distributions_and_keys, per_learner
+from .parts import Count, Part, Stack, distributions_and_keys, per_learner
 
 # %% ../nbs/06_resets.ipynb #ca0134d0
 resets = Registry("reset")
@@ -170,7 +170,7 @@ def unit_activations(saved:list, h:HiddenLayer)->Tensor:
 # %% ../nbs/06_resets.ipynb #ad72e7c2
 class ReDoHyper(Options):
     "Hyper-parameters of ReDo."
-    period: Annotated[int, Field(ge=1)] # steps from one renewal to the next
+    period: Count # steps from one renewal to the next
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] # τ
     judged_on: Literal["batch", "next_test"] = "batch" # next_test: next task's test examples, at a task's end [code]
     redraw: Literal["init", "theta0"] = "init" # incoming weights become; theta0: what they were at the start [code]
@@ -272,7 +272,7 @@ def check(self:ReDo, stream):
 class ContinualBackpropHyper(Options):
     "Hyper-parameters of continual backprop."
     replacement_rate: Annotated[float, Field(ge=0, le=1)] # ρ, share of the eligible units at each step
-    maturity: Annotated[int, Field(ge=0)] = 100 # steps until a unit is eligible
+    maturity: Annotated[int, Field(ge=0, le=2**24)] = 100 # steps until a unit is eligible
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # η
     utility: Literal["contribution", "adaptable"] = "contribution" # adaptable: distance from its mean, over |incoming|
     measured_on: Literal["activation", "pooling"] = "activation" # pooling: what is left of it after pooling [code]
@@ -424,9 +424,9 @@ def _transfer(self:ContinualBackprop, params, h, mean, units, active):
 class SelfNormalizedHyper(Options):
     "Hyper-parameters of self-normalized resets."
     percentile: Annotated[float, Field(gt=0, le=1)] = .99 # of a unit's ages, to which its threshold goes
-    update_every: Annotated[int, Field(ge=1)] = 16 # tasks until thresholds are set anew
-    lowest: Annotated[int, Field(ge=1)] = 100 # threshold, in examples
-    highest: Annotated[int, Field(ge=1)] = 20_000 # threshold, in examples; all start there
+    update_every: Count = 16 # tasks until thresholds are set anew
+    lowest: Count = 100 # threshold, in examples
+    highest: Count = 20_000 # threshold, in examples; all start there
     order: Literal["outgoing_last", "by_layer"] = "outgoing_last" # as in ReDo; the authors' code: by_layer
 
     @model_validator(mode="after")
@@ -532,7 +532,7 @@ class PeriodicReset(Part):
 # %% ../nbs/06_resets.ipynb #72765281
 class ReGraMaHyper(Options):
     "Hyper-parameters of ReGraMa."
-    period: Annotated[int, Field(ge=1)] = 1000 # steps from one renewal to the next
+    period: Count = 1000 # steps from one renewal to the next
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = .01 # τ
 
 @resets.register("regrama")
@@ -556,7 +556,7 @@ class ReGraMa(PeriodicReset):
 class PartialResetsHyper(Options):
     "Hyper-parameters of calibrated partial resets."
     replacement_rate: Annotated[float, Field(ge=0, le=1)] = .015 # ρ, the share of a unit that is renewed at most
-    period: Annotated[int, Field(ge=1)] = 1000 # steps from one renewal to the next
+    period: Count = 1000 # steps from one renewal to the next
     sharpness: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 16. # κ
     decay: Annotated[float, Field(ge=0, lt=1)] = .99 # of the running mean of scores
 
@@ -613,7 +613,7 @@ def _beside(x, view): # [K, units] as [K, units, 1, …], with as many axes as t
 # %% ../nbs/06_resets.ipynb #02bd247b
 class SelectiveHyper(Options):
     "Hyper-parameters of selective weight reinitialization."
-    period: Annotated[int, Field(ge=1)] # steps from one renewal to the next
+    period: Count # steps from one renewal to the next
     share: Annotated[float, Field(ge=0, le=1)] # k, of a tensor's weights or of its mean utility
     utility: Literal["gradient", "magnitude"] = "gradient" # |θ g|, or |θ|
     chosen: Literal["lowest", "below_mean"] = "lowest" # below_mean: utility ≤ k times the tensor's mean

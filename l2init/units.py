@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'NO_ACTIVATION', 'WITHOUT_END', 'NOT_REACHED', 'Place', 'Seen', 'Group',
-           'initial_distribution_of', 'initial_distributions', 'inner', 'Hook', 'undisturbed', 'call', 'tensors_of',
-           'reading', 'ModuleUnits', 'units', 'by_hand']
+           'Slopes', 'initial_distribution_of', 'initial_distributions', 'inner', 'Hook', 'undisturbed', 'call',
+           'first_tensor', 'tensors_of', 'reading', 'ModuleUnits', 'units', 'by_hand']
 
 # %% ../nbs/03_units.ipynb #d8df2bd7
 import math
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .internals.core import InputError, unknown
+from .internals.core import InputError, said, short, unknown
 from .networks import Distribution
 
 # %% ../nbs/03_units.ipynb #b7f0cacd
@@ -88,7 +88,7 @@ class Group:
     units: int
     producers: tuple[Place, ...] # rows of weights and biases
     consumers: tuple[Place, ...] # columns of weights
-    normalizers: tuple[Place, ...] # gains, offsets and running statistics
+    normalizers: tuple[Place, ...] # gains, offsets and running statistics, and slopes
     seen: tuple[Seen, ...] # the activation
     read: tuple[Seen, ...] # what those that listen get, after pooling
     fans: tuple[tuple[int, int], ...] # of each producer, into a unit and out of its module
@@ -117,11 +117,21 @@ def biases(self:Group, params:dict)->list[Tensor]:
 # %% ../nbs/03_units.ipynb #6b566f57
 AT_THE_START = dict(weight=1., bias=0., running_mean=0., running_var=1.) # of a norm
 
+@dataclass(frozen=True)
+class Slopes(Place):
+    "The slopes of an `nn.PReLU` that has one for each unit."
+    first: float = .25 # what they are at the start
+
+    @property
+    def at_the_start(self)->dict[str, float]:
+        "As `AT_THE_START`."
+        return dict(weight=self.first)
+
 @patch
 def norms(self:Group, params:dict)->list[tuple[Tensor, float]]:
-    "What normalizes the units: views [K, units, …], each with what it is at the start."
+    "What normalizes the units, and their slopes: views [K, units, …], each with what it is at the start."
     return [(p.view(params[p.module][name], self.units), value)
-            for p in self.normalizers for name, value in AT_THE_START.items()
+            for p in self.normalizers for name, value in getattr(p, "at_the_start", AT_THE_START).items()
             if name in params.get(p.module, {})]
 
 # %% ../nbs/03_units.ipynb #ce1aa4c3
@@ -196,7 +206,9 @@ def inner(model:nn.Module)->nn.Module:
     while True:
         if hasattr(model, "_orig_mod"): model = model._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel): model = model.module
-        else: return model
+        else: break
+    if not isinstance(model, torch.jit.ScriptModule): return model
+    raise InputError("A model that torch.jit made cannot be looked into: give the module that it was made from.")
 
 # %% ../nbs/03_units.ipynb #0a38fe79
 class Hook:
@@ -234,9 +246,25 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
 
 # %% ../nbs/03_units.ipynb #fec75aaf
 def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictionary of named ones
-    "What the model gives for an example."
-    if isinstance(example, dict): return model(**example)
-    return model(*example) if isinstance(example, (tuple, list)) else model(example)
+    "What the model gives for an example. Raises `InputError` if it cannot take it."
+    try:
+        if isinstance(example, dict): return model(**example)
+        return model(*example) if isinstance(example, (tuple, list)) else model(example)
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as e:
+        if isinstance(e, torch.OutOfMemoryError): raise
+        many = isinstance(example, (tuple, list))
+        hint = " Its parts are taken for the model's arguments, one after the other." if many else ""
+        raise InputError(f"The model cannot be run on the example, {_described(example)}: {said(e)}.{hint}") from e
+
+def _described(example):
+    if isinstance(example, Tensor): return f"a tensor {tuple(example.shape)} of {example.dtype}"
+    if isinstance(example, dict): return f"a dictionary of {list(example)}"
+    parts = isinstance(example, (tuple, list)) and ", ".join(map(_described, example))
+    return f"{type(example).__name__} of {parts}" if parts else f"of type {type(example).__name__}"
+
+def first_tensor(args, kwargs): # to a module
+    "The tensor that a module gets first, by place or by name."
+    return next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
 
 # %% ../nbs/03_units.ipynb #41c2e46d
 @dataclass
@@ -255,8 +283,10 @@ def _is_leaf(name, module): # what makes its weights (torch.nn.utils.parametrize
 
 def _calls(model, example):
     seen, hooks = _Calls({}, [], {}, {}, {}), []
-    def before(name, module, args):
-        first = next((a for a in args if isinstance(a, Tensor)), None)
+    if not all(t.numel() for t in tree_leaves(example) if isinstance(t, Tensor)):
+        raise InputError(f"The example is empty: {_described(example)}.")
+    def before(name, module, args, kwargs):
+        first = first_tensor(args, kwargs)
         if name not in seen.number: seen.order.append(name)
         seen.number[name] = seen.number.get(name, 0) + 1
         if first is not None: seen.inputs.setdefault(name, (first, first.grad_fn))
@@ -265,7 +295,8 @@ def _calls(model, example):
         if did: seen.given[name], seen.outputs[output.grad_fn] = output, name
     for name, m in model.named_modules():
         if not _is_leaf(name, m): continue
-        hooks += [m.register_forward_pre_hook(partial(before, name)), m.register_forward_hook(partial(after, name))]
+        hooks += [m.register_forward_pre_hook(partial(before, name), with_kwargs=True),
+                  m.register_forward_hook(partial(after, name))]
     try: call(model, example)
     finally:
         for h in hooks: h.remove()
@@ -295,6 +326,9 @@ def _where_read(model, calls, consumers): # what those that listen get, each ten
     seen, known = [], set()
     for p in consumers:
         t, _ = calls.inputs[p.module]
+        if t.dim() < model.get_submodule(p.module).weight.dim():
+            raise InputError(f"The example is a single input, for which {p.module!r} gets {tuple(t.shape)}: "
+                             "a batch is needed, which has the number of examples as its first size.")
         same = (t.data_ptr(), t.shape, p.start, p.step, p.each, p.stride)
         if same in known: continue
         known.add(same)
@@ -319,7 +353,9 @@ def _along(module, rows:bool): # the dimension of its weight that has a unit's r
     return 0 if rows else 1 if module.groups == 1 else None
 
 def _is_normalizer(module):
-    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
+
+def _has_slopes(module): return isinstance(module, nn.PReLU) and module.num_parameters > 1 # of single units
 
 def _over_images(module, channels): # a layer norm of channels, rows and columns
     return (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1
@@ -340,19 +376,29 @@ def _placed(model, names, items, n): # the places of a group: producers, consume
     found = dict(rows=[], columns=[], norms=[])
     for module, rows, pairs in items:
         name, kind = names.get(module), "rows" if rows else "columns"
-        if _is_normalizer(module): kind = "norms"
+        if name is None: raise _Unclear(f"{_named(names, module)} is no layer whose {kind} are known")
+        if _is_normalizer(module) or _has_slopes(module): kind = "norms"
         if _over_images(module, n): pairs = [(u, u) for u in range(n)]
-        what = f"{kind} of {name or 'a parameter'!r} ({type(module).__name__})"
+        what = f"{kind} of {name!r} ({type(module).__name__})"
         dim = 0 if kind == "norms" else _along(module, rows)
-        if name is None or dim is None: raise _Unclear(f"its {what} cannot be told apart")
+        if dim is None: raise _Unclear(f"its {what} cannot be told apart")
         try: place = _place(name, dim, _index(pairs, n))
         except _Unclear as e: raise _Unclear(str(e).format(what)) from None
         if place is None:
             raise _Unclear(f"its {what} do not stand at regular distances")
         if place.end(n) > module.weight.shape[dim]:
             raise _Unclear(f"its {what} would stand beyond the {module.weight.shape[dim]} that there are")
-        found[kind].append(place)
+        found[kind].append(_with_first(module, place) if _has_slopes(module) else place)
     return found
+
+def _named(names, parameter): # that torch-pruning has found by itself
+    of = next(((n, p) for m, n in names.items() for p, t in m.named_parameters(recurse=False) if t is parameter), None)
+    return f"the parameter {'.'.join(of).lstrip('.')!r}" if of else "a parameter of its own"
+
+def _with_first(module, place): # what all slopes are now is what they are at the start
+    slopes = module.weight.detach()
+    first = dict(first=slopes[0].item()) if (slopes == slopes[0]).all() else {}
+    return Slopes(**vars(place), **first)
 
 # %% ../nbs/03_units.ipynb #bab6ecae
 def _group(model, calls, producers, consumers, normalizers, n):
@@ -396,7 +442,7 @@ def _coupled(model, example):
         get_in_channels = get_out_channels
     graph = torch_pruning.DependencyGraph()
     graph.build_dependency(model, example, forward_fn=call, verbose=False,
-                           customized_pruners={nn.LayerNorm: Channels()},
+                           customized_pruners={nn.LayerNorm: Channels(), nn.RMSNorm: Channels()},
                            output_transform=lambda out: [t for t in _leaves(out) if t.grad_fn is not None])
     shapes = [t.shape for t in (*model.parameters(), *_leaves(call(model, example)))]
     count = _bounded(graph, max(max(s, default=1) for s in shapes))
@@ -405,9 +451,10 @@ def _coupled(model, example):
         count.steps, count.stopped = 0, False
         for item in group.items:
             m = item.dep.target.module
-            rows = _is_normalizer(m) or graph.is_out_channel_pruning_fn(item.dep.handler)
+            rows = _is_normalizer(m) or _has_slopes(m) or graph.is_out_channel_pruning_fn(item.dep.handler)
             if isinstance(m, nn.PReLU): ops.append("PreluKernelBackward0")
-            elif isinstance(m, nn.Parameter) or not type(m).__module__.startswith("torch_pruning"):
+            if isinstance(m, nn.PReLU) and not _has_slopes(m): continue
+            if isinstance(m, nn.Parameter) or not type(m).__module__.startswith("torch_pruning"):
                 items.append((m, rows, list(zip(item.idxs, item.root_idxs))))
             else: ops.append(getattr(m, "_grad_fn", ""))
         yield len(group[0].idxs), ops, items, whole
@@ -424,10 +471,11 @@ def reading(model:nn.Module, groups:list[Group]):
     "The tensors [1, B, …] in which the units of `groups` are seen, by `Seen.key`, while the model runs."
     saved, hooks = {}, []
     for s in {s.key: s for g in groups for s in (*g.seen, *g.read)}.values():
-        def note(module, args, output=None, key=s.key):
-            saved.setdefault(key, []).append((output if key[1] else args[0]).detach()[None])
+        def note(module, args, kwargs, output=None, key=s.key):
+            saved.setdefault(key, []).append((output if key[1] else first_tensor(args, kwargs)).detach()[None])
         m = model.get_submodule(s.module)
-        hooks.append(m.register_forward_hook(note) if s.output else m.register_forward_pre_hook(note))
+        hook = m.register_forward_hook if s.output else m.register_forward_pre_hook
+        hooks.append(hook(note, with_kwargs=True))
     try: yield saved
     finally:
         for h in hooks: h.remove()
@@ -435,8 +483,9 @@ def reading(model:nn.Module, groups:list[Group]):
 # %% ../nbs/03_units.ipynb #f11f9eed
 @contextmanager
 def _unmixed(model): # without what mixes units
-    same = lambda module, args, output: args[0]
-    hooks = [m.register_forward_hook(same) for m in model.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))]
+    same = lambda module, args, kwargs, output: first_tensor(args, kwargs)
+    mixing = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+    hooks = [m.register_forward_hook(same, with_kwargs=True) for m in model.modules() if isinstance(m, mixing)]
     try: yield
     finally:
         for h in hooks: h.remove()
@@ -517,6 +566,8 @@ def units(model:nn.Module,
     """The hidden units of a model. Raises `InputError` for units that are not understood.
     The model is run a few times, in eval mode, and is as before afterwards."""
     if isinstance(skip, str): raise InputError(f"skip = {skip!r}: a list of names is needed, [{skip!r}].")
+    if not isinstance(skip, (list, tuple, set)) or not all(isinstance(s, str) for s in skip):
+        raise InputError(f"skip = {short(skip)}: a list of names of modules is needed.")
     model, skip = inner(model), list(skip)
     if lazy := [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before its units are looked for.")
@@ -599,11 +650,15 @@ def _own(names, items): # the names of the parameters of a group
     return [f"{names[m]}.{p}".lstrip(".") for m, *_ in items if m in names
             for p, _ in m.named_parameters(recurse=False)]
 
+def _makes_its_weights(module): # by a parametrization, or by hooks as PyTorch did before
+    plain = isinstance(getattr(module, "weight", None), Tensor) and "weight" not in dict(module.named_parameters())
+    return nn.utils.parametrize.is_parametrized(module) or plain
+
 def _understood(model, calls, names, items, n):
     ids = {}
     for name, p in model.named_parameters(remove_duplicate=False): ids.setdefault(id(p), []).append(name)
-    made = next((names[m] for m, *_ in items if nn.utils.parametrize.is_parametrized(m)), None)
-    if made is not None: raise _Unclear(f"the weights of {made!r} are made by a parametrization")
+    made = next((names[m] for m, *_ in items if m in names and _makes_its_weights(m)), None)
+    if made is not None: raise _Unclear(f"the weights of {made!r} are made of others, as by weight_norm")
     for name in _own(names, items):
         tied = ids[id(model.get_parameter(name))]
         if len(tied) > 1: raise _Unclear(f"the weight {tied[0]!r} is tied to {tied[1]!r}")
@@ -616,7 +671,10 @@ NOT_REACHED = "the example does not reach it, so what it listens to is not known
 def _beside(model, example, calls, skip): # what the graph has nothing of: name -> why
     given = [t.sum() for t in _leaves(call(model, example)) if t.grad_fn is not None]
     of = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(given, of, allow_unused=True) if given and of else ()
+    try: found = torch.autograd.grad(given, of, allow_unused=True) if given and of else ()
+    except RuntimeError as e: # such as a checkpoint's
+        raise InputError(f"Gradients cannot be asked of the model: {said(e)}. A checkpoint needs use_reentrant=False, "
+                         "while the model is looked at.") from e
     reached = {id(p) for p, g in zip(of, found) if g is not None}
     out = {}
     for name, m in model.named_modules():
