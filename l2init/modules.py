@@ -414,8 +414,9 @@ def _try(self:StackedModule):
         why = ("it draws random numbers by itself; layers of nn.Dropout are keyed by learner and step"
                if draws else f"{said(e)}")
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.template.modules())
-        hint = "" if draws else " torch.utils.checkpoint, or a branch that depends on values, may be why."
-        if normed and not draws: hint += " So may a batch norm; nn.GroupNorm has no such trouble."
+        hint = "" if draws else (" torch.func.vmap, which stacks it, knows no recurrent layers, torch.utils.checkpoint, "
+                                 ".item() or branches that depend on values.")
+        if normed and not draws: hint += " A batch norm may be why, too; nn.GroupNorm has no such trouble."
         if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
 

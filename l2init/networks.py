@@ -787,6 +787,11 @@ def columns(self:HiddenLayer, params:list[dict])->list[Tensor]:
     w = params[self.outgoing]["weight"]
     return [w.unflatten(1, (self.units, -1)) if w.dim() == 3 else w.transpose(1, 2)]
 
+@patch
+def spans(self:HiddenLayer, params:list[dict])->list[slice]:
+    "Which units each of `columns` is of: all."
+    return [slice(None)]
+
 # %% ../nbs/02_networks.ipynb #25ed739d
 @patch
 def biases(self:HiddenLayer, params:list[dict])->list[Tensor]:

@@ -160,7 +160,12 @@ def _drawn(stack, number, which, h, units, step, weights, w): # new incoming wei
 # %% ../nbs/06_resets.ipynb #e4eae84f
 def _silence(stack, h, units, active, moments):
     for tensors in (stack.params, *moments):
-        for w in h.columns(tensors): put(w, units, active, 0.)
+        for w, span in zip(h.columns(tensors), h.spans(tensors)):
+            if span == slice(None): put(w, units, active, 0.)
+            else: w.masked_fill_(_beside(_of_all(h, units, active)[:, span], w), 0.)
+
+def _of_all(h, units, values): # of some units, [K, n] -> of all, [K, units], 0 or False elsewhere
+    return values.new_zeros(len(values), h.units).scatter(1, units, values)
 
 # %% ../nbs/06_resets.ipynb #059773e9
 def unit_activations(saved:list, h:HiddenLayer)->Tensor:
@@ -346,13 +351,22 @@ def _sizes(views): # [K, units, …] each -> |weights| of all, [K, units, n]
     sizes = [v.abs().flatten(2) for v in views]
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes, 2)
 
+def _outgoing_sizes(h, params): # likewise, of what listens to the units of a layer
+    out, shares = [], []
+    for w, span in zip(h.columns(params), h.spans(params)):
+        shares.append(w.abs().flatten(2))
+        if span.stop not in (None, h.units): continue # there are more units of this convolution
+        out.append(shares[0] if len(shares) == 1 else torch.cat(shares, 1))
+        shares = []
+    return out[0] if len(out) == 1 else torch.cat(out, 2)
+
 # %% ../nbs/06_resets.ipynb #8c1bc7a2
 @patch
 def _observe(self:ContinualBackprop, i, h, params, seen):
     "Update the running means of layer `i`; returns f̂ and û, [K, units]."
     age, weight, mean, utility = self.state_of(i)
     a, gain = self._seen(seen, h), 1 - self.values["decay"]
-    w_out = _sizes(h.columns(params))
+    w_out = _outgoing_sizes(h, params)
     age += 1
     weight.lerp_(torch.ones_like(weight), gain)
     mean.lerp_(a.mean(2), gain)
@@ -416,9 +430,12 @@ def _how_many(self:ContinualBackprop, i, eligible, step):
 def _transfer(self:ContinualBackprop, params, h, mean, units, active):
     "Move the mean contribution of units that go into the biases of the next layer."
     gone = torch.where(active, mean.gather(1, units), 0.)
-    for i, (w, bias) in enumerate(zip(h.columns(params), h.next_biases(params))):
+    listeners = zip(h.columns(params), h.spans(params), h.next_biases(params))
+    for i, (w, span, bias) in enumerate(listeners):
         if bias is None: continue # a norm behind it takes the mean off anyway
-        bias += torch.einsum("kn,kno->ko", gone, h.per_target(i, take(w, units)).to(gone))
+        if span == slice(None): of, out = gone, take(w, units)
+        else: of, out = _of_all(h, units, gone)[:, span], w
+        bias += torch.einsum("kn,kno->ko", of, h.per_target(i, out).to(of))
 
 # %% ../nbs/06_resets.ipynb #8938ad0c
 class SelfNormalizedHyper(Options):
@@ -604,7 +621,8 @@ def mix(self:PartialResets, shares:list[Tensor], step:int)->None: # [K, units] f
     fresh = stack.network.views(stack.network.draw("renew", stack.seeds, step).to(stack.theta))
     for h, r in zip(self.layers, shares):
         for w, new in zip(h.rows(stack.params), h.rows(fresh)): w.lerp_(new, _beside(r, w))
-        for out in h.columns(stack.params): out.mul_(1 - _beside(r, out))
+        for out, span in zip(h.columns(stack.params), h.spans(stack.params)):
+            out.mul_(1 - _beside(r[:, span], out))
 
 # %% ../nbs/06_resets.ipynb #0f6ef739
 def _beside(x, view): # [K, units] as [K, units, 1, …], with as many axes as the view

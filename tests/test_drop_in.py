@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from conftest import hyper_of
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet, resnet18
+from torchvision.models.resnet import Bottleneck
 from torchvision.models.vision_transformer import VisionTransformer
 
 from l2init.cohorts import Cohort
@@ -160,7 +161,8 @@ def vit():
     return model
 
 
-FAMILIES = dict(residual=(Residual, (12,)), vgg=(vgg, (3, 16, 16)), resnet18=(lambda: resnet18(num_classes=3), (3, 32, 32)), vit=(vit, (3, 16, 16)), encoder=(Encoder, (5, 12)))
+FAMILIES = dict(residual=(Residual, (12,)), vgg=(vgg, (3, 16, 16)), resnet18=(lambda: resnet18(num_classes=3), (3, 32, 32)), vit=(vit, (3, 16, 16)), encoder=(Encoder, (5, 12)),
+                resnext=(lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=3, groups=4, width_per_group=4), (3, 32, 32)))
 
 
 def killed(group, params):
@@ -190,10 +192,64 @@ def test_dead_units_are_renewed_and_the_function_stays(family):
         alive = (g.activations(saved)[0, d] != 0).any(1)
         assert alive.float().mean() > .6 # a new unit can be silent on 16 examples by chance
         for moments in handle.stack.moments: # exactly these are forgotten
-            for t in (*g.rows(moments), *g.columns(moments)): assert (t[:, d] == 0).all()
+            for t in g.rows(moments): assert (t[:, d] == 0).all()
+            hit = torch.zeros(g.units, dtype=torch.bool).index_fill(0, d, True)
+            for t, span in zip(g.columns(moments), g.spans(moments), strict=True): assert (t[:, hit[span]] == 0).all()
     first = found.groups[-1].columns(handle.stack.moments[0])[0]
     kept = [u for u in range(found.groups[-1].units) if u % 3]
     assert (first[:, kept] != 0).any()
+
+
+def in_groups(groups):
+    "A convolution in two groups, or the same one of all channels, in which the others' weights are 0."
+    torch.manual_seed(0)
+    first, second, head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, groups=2), nn.Linear(96, 3)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), head).double()
+    if groups == 2: return model
+    model[2] = nn.Conv2d(8, 6, 3).double()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].weight[:3, :4], model[2].weight[3:, 4:] = second.weight[:3], second.weight[3:]
+        model[2].bias.copy_(second.bias)
+    return model
+
+
+@pytest.mark.parametrize("method, hyper", (("redo", dict(period=2, threshold=.9)), ("continual_backprop", dict(replacement_rate=.2, maturity=1)),
+                                           ("cpr", dict(period=2, replacement_rate=.5))))
+def test_a_convolution_in_groups_is_one_of_all_channels_with_zeros(method, hyper):
+    ends = []
+    for groups in (2, 1):
+        model = in_groups(groups)
+        opt = torch.optim.SGD(model.parameters(), lr=.05)
+        if groups == 1: # nobody learns what is not there
+            mask = (model[2].weight != 0).double()
+            model[2].weight.register_hook(lambda g, mask=mask: g * mask)
+        handle = drop_in(method, model, opt, units=units(model, torch.randn(4, 3, 8, 8).double(), skip=["2"]), seed=1, **hyper)
+        g = torch.Generator().manual_seed(1)
+        for _ in range(12):
+            x, y = torch.randn(16, 3, 8, 8, generator=g).double(), torch.randint(3, (16,), generator=g)
+            opt.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            opt.step()
+        assert [len(u.consumers) for u in handle.stack.network.found] == [groups]
+        w = model[2].weight.detach()
+        ends.append([model[0].weight.detach(), torch.cat([w[:3, :4], w[3:, 4:]]) if groups == 1 else w, model[2].bias.detach(), model[5].weight.detach()])
+    start = in_groups(2)
+    assert (ends[0][0] - start[0].weight).abs().amax((1, 2, 3)).max() > .05 # units were renewed
+    for a, b in zip(*ends): assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_groups_of_a_convolution_that_hears_two_layers():
+    class Two(nn.Module): # channels 4 to 7 of 12 are the second layer's
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.both, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(12, 6, 3, groups=2), nn.Linear(96, 3)
+        def forward(self, x): return self.head(self.both(torch.cat([self.a(x).relu(), self.b(x).relu()], 1)).relu().flatten(1))
+    model = Two()
+    found = units(model, torch.randn(2, 3, 8, 8)).groups
+    assert [[(p.unit, p.units, p.start, p.filter, p.filters) for p in g.consumers] for g in found[:2]] == [[(0, 4, 0, 0, 3)], [(0, 2, 4, 0, 3), (2, 6, 0, 3, 3)]]
+    assert by_hand(model, torch.randn(2, 3, 8, 8), ["b"], dict(both=range(4, 12))).consumers == found[1].consumers
+    with pytest.raises(InputError, match="do not follow one another"): by_hand(model, torch.randn(2, 3, 8, 8), ["a"], dict(both=[0, 2, 4, 6]))
 
 
 def fit(model, opt, data, handle=None, scaler=None, closure=False, start=0):

@@ -67,6 +67,13 @@ class Branch(nn.Module):
     def forward(self, x): return self.a(x) if x.sum() > 0 else self.a(-x)
 
 
+class Recurrent(nn.Module):
+    def __init__(self, out=False): super().__init__(); self.gru, self.head, self.out = nn.GRU(10, 5, batch_first=True), nn.Linear(5, 3), out
+    def forward(self, x):
+        h = torch.zeros(len(x), 5) * x.mean().item() if self.out else self.gru(x[:, None])[0][:, 0]
+        return self.head(h)
+
+
 def old(norm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning) # old, but in use
@@ -153,8 +160,10 @@ CASES = { # what is done, what is said
     "a model for a factory": (lambda: of_modules(mlp()), r"The factory cannot make a module for shape = \(10,\) and classes = 3: TypeError"),
     "a factory without arguments": (lambda: of_modules(mlp.__call__), "The factory cannot make a module"),
     "a factory of scripted models": (lambda: of_modules(lambda shape, classes: scripted()), "torch.jit made"),
-    "a checkpoint in a cohort": (lambda: of_modules(lambda shape, classes: Checkpointed(False)), "cannot be stacked .*torch.utils.checkpoint.* may be why"),
-    "a branch in a cohort": (lambda: of_modules(lambda shape, classes: Branch()), "cannot be stacked .*a branch that depends on values, may be why.$"),
+    "a checkpoint in a cohort": (lambda: of_modules(lambda shape, classes: Checkpointed(False)), "cannot be stacked .*torch.utils.checkpoint"),
+    "a branch in a cohort": (lambda: of_modules(lambda shape, classes: Branch()), r"cannot be stacked .*branches that depend on values\.$"),
+    "a recurrent layer in a cohort": (lambda: of_modules(lambda shape, classes: Recurrent()), "aten::gru.*knows no recurrent layers"),
+    "a number taken out in a cohort": (lambda: of_modules(lambda shape, classes: Recurrent(out=True)), "knows no .*item"),
 }
 
 

@@ -20,6 +20,8 @@ from l2init.training import train
 RESNET = dict(network_name="resnet18", width=2)
 NETWORKS = dict(group=dict(RESNET), batch=dict(RESNET, norm="batch"),
                 vit=dict(network_name="vit_small", layers=1, heads=2, width=8, hidden=12))
+CONVOLUTIONAL = dict(NETWORKS, **{"in groups": dict(network_name="module", factory=lambda shape, classes: nn.Sequential(
+    nn.Conv2d(1, 8, 5, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes)))})
 SMALL = dict(NETWORKS, dropout=dict(NETWORKS["vit"], dropout=.3))
 HYPER = dict(plain={}, l2_init=dict(strength=[1e-1, 1e-2]), shrink_perturb=dict(shrink=[1e-2], noise=[1e-2]), ewc=dict(importance=[10.]))
 
@@ -122,13 +124,14 @@ def test_every_method_does_to_a_module_what_it_does_to_the_package_s_own(method,
 
 
 @pytest.mark.parametrize("method", ("redo", "continual_backprop", "cpr", "regrama", "head_reset", "parseval"))
-@pytest.mark.parametrize("name", ("group", "batch"))
-def test_resets_in_a_resnet_are_those_of_each_learner_alone(method, name):
+@pytest.mark.parametrize("name", ("group", "batch", "in groups"))
+def test_resets_in_a_convolutional_network_are_those_of_each_learner_alone(method, name):
+    if name == "in groups" and method == "head_reset": pytest.skip("is not for units")
     hyper = {n: v[:1] for n, v in hyper_of(method).items()}
     if "threshold" in hyper: hyper["threshold"] = [1.] # behind a norm, hardly a unit is far below the mean
-    def new(seeds): return Cohort(grid(method, seeds, [1e-2], **hyper), (1, 28, 28), 10, method, "sgd", dtype=torch.float64, **NETWORKS[name])
+    def new(seeds): return Cohort(grid(method, seeds, [1e-2], **hyper), (1, 28, 28), 10, method, "sgd", dtype=torch.float64, **CONVOLUTIONAL[name])
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=64, passes=3)
-    whole, alone, plain = new([0, 1]), new([1]), Cohort(grid("plain", [1], [1e-2]), (1, 28, 28), 10, "plain", "sgd", dtype=torch.float64, **NETWORKS[name])
+    whole, alone, plain = new([0, 1]), new([1]), Cohort(grid("plain", [1], [1e-2]), (1, 28, 28), 10, "plain", "sgd", dtype=torch.float64, **CONVOLUTIONAL[name])
     for c in (whole, alone, plain): train(c, s, progress=False)
     assert torch.allclose(whole.theta[1], alone.theta[0], rtol=0, atol=1e-8)
     for n, t in whole.network.state.items(): torch.testing.assert_close(t[1], alone.network.state[n][0])
