@@ -386,7 +386,11 @@ def _along(module, rows:bool): # the dimension of its weight that has a unit's r
     if module.transposed: return int(rows) if module.groups == 1 else None
     return 0 if rows else 1
 
-def _length(module, rows:bool): # how many rows (or columns) there are, of all groups
+def _length(module, kind): # how many rows, columns (of all groups) or norms there are; 0 if it has no parameters
+    if kind == "norms":
+        own = (getattr(module, name, None) for name in ("weight", "running_mean"))
+        return next((len(t) for t in own if t is not None), 0)
+    rows = kind == "rows"
     return module.weight.shape[_along(module, rows)] * (1 if rows else getattr(module, "groups", 1))
 
 def _is_normalizer(module):
@@ -423,7 +427,8 @@ def _placed(model, names, items, n): # the places of a group: producers, consume
         except _Unclear as e: raise _Unclear(str(e).format(what)) from None
         if place is None:
             raise _Unclear(f"its {what} do not stand at regular distances")
-        length = len(module.weight) if kind == "norms" else _length(module, rows)
+        length = _length(module, kind)
+        if not length: continue # a norm that learns and remembers nothing
         if place.end(n) > length: raise _Unclear(f"its {what} would stand beyond the {length} that there are")
         found[kind].append(_with_first(module, place) if _has_slopes(module) else place)
     return found
@@ -769,7 +774,8 @@ def _said(model, kind, name, index, n): # a place, and how many units it has
     dim = 0 if kind == "norms" else _along(known[name], kind == "rows")
     if dim is None:
         raise InputError(f"by_hand: {kind} of {name!r} ({type(known[name]).__name__}) cannot be told apart.")
-    size = len(known[name].weight) if kind == "norms" else _length(known[name], kind == "rows")
+    size = _length(known[name], kind)
+    if not size: raise InputError(f"by_hand: the norm {name!r} has no parameters and no running statistics.")
     if index is None:
         if size % (n or size):
             raise InputError(f"by_hand: {name!r} has {size} {kind}, which {n} units cannot share alike.")

@@ -256,3 +256,20 @@ def test_what_makes_a_weight_is_no_weight(norm): # its own g and v, which method
     model = old(norm)
     made = [w for w in hooked("weight_clipping", model, bound=.01).stack.network.weights if w.parameter.startswith("weight_")]
     assert made and {w.kind for w in made} == {"other"}
+
+
+WITHOUT = dict(layer=nn.LayerNorm(8, elementwise_affine=False), rms=nn.RMSNorm(8, elementwise_affine=False), batch=nn.BatchNorm1d(8, affine=False))
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_norms_without_parameters(name):
+    model = nn.Sequential(nn.Linear(10, 8), WITHOUT[name], nn.ReLU(), nn.Linear(8, 3))
+    group, = units(model, X)
+    assert [p.module for p in group.normalizers] == (["1"] if name == "batch" else []) # running statistics are a unit's
+    opt = torch.optim.SGD(model.parameters(), lr=0.)
+    ReDo(model, opt, X, period=1, threshold=100.)
+    train(model, opt, steps=1)
+    assert (model[3].weight == 0).all()
+    if name == "batch": assert (model[1].running_mean == 0).all() and (model[1].running_var == 1).all()
+    else:
+        with pytest.raises(InputError, match="the norm '1' has no parameters"): by_hand(model, X, ["0"], ["3"], ["1"])
