@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,7 +15,7 @@ from l2init.internals.core import InputError
 from l2init.methods import grid
 from l2init.networks import network
 from l2init.regularizers import L2Init
-from l2init.units import Slopes, by_hand, units
+from l2init.units import NOT_REACHED, Slopes, by_hand, units
 
 X, Y = torch.randn(16, 10), torch.randint(3, (16,))
 
@@ -273,3 +274,20 @@ def test_norms_without_parameters(name):
     if name == "batch": assert (model[1].running_mean == 0).all() and (model[1].running_var == 1).all()
     else:
         with pytest.raises(InputError, match="the norm '1' has no parameters"): by_hand(model, X, ["0"], ["3"], ["1"])
+
+
+FAMILIES = dict(convnext_tiny=18, efficientnet_b0=33, googlenet=57, regnet_y_400mf=53, squeezenet1_1=25) # groups of units
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_units_of_torchvision_s_models(name):
+    options = dict(googlenet=dict(aux_logits=True, init_weights=False)).get(name, {})
+    found = units(getattr(torchvision.models, name)(num_classes=10, **options), torch.randn(2, 3, 64, 64))
+    assert len(found) == FAMILIES[name]
+    unseen = [n for n, why in found.left_out.items() if why == NOT_REACHED]
+    assert unseen == (["aux1", "aux2"] if name == "googlenet" else []) # heads that are there in training only
+
+
+def test_channels_that_are_shuffled_are_refused():
+    with pytest.raises(InputError, match="The model's graph cannot be followed"):
+        units(torchvision.models.shufflenet_v2_x0_5(num_classes=10), torch.randn(2, 3, 64, 64))
