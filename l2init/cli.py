@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview', 'status',
-           'table', 'keep', 'methods', 'described_option', 'streams', 'main']
+           'run_some', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview',
+           'without_the_obvious', 'status', 'table', 'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
 import signal
@@ -19,7 +19,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .internals.core import InputError, counted, write_text
+from .internals.core import InputError, MissingData, counted, write_text
 from .internals.runs import available_cores, keep_plan, kept_plan, of_other_code, pending, scales, set_aside
 
 # %% ../nbs/17_cli.ipynb #63a743a5
@@ -163,9 +163,10 @@ def run(study:StudyFile,
 # %% ../nbs/17_cli.ipynb #22fecb42
 def planned_and_kept(study:Path, runs:Path)->list:
     "The plan of a study, which is kept for `status`, in a folder that can be written."
-    from l2init.internals.batches import check_writable
+    from l2init.internals.batches import check_trainable, check_writable
     from l2init.studies import plan
     planned = plan(study, runs)
+    check_trainable(planned)
     check_writable(planned[0].home)
     keep_plan(study, planned)
     return planned
@@ -261,11 +262,13 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
 # %% ../nbs/17_cli.ipynb #c1955981
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
-    from l2init.internals.batches import hours
+    from l2init.internals.batches import check_how, check_trainable, hours
     from l2init.studies import plan, read_study
+    check_how(workers)
     try: planned, reason = plan(study, runs), None
-    except InputError as e: # the data may be elsewhere
+    except MissingData as e: # it may be elsewhere
         planned, reason = plan(study, runs, data=False), str(e)
+    if reason is None: check_trainable(planned)
     say_scale(planned)
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
     # what they select will be evaluated
@@ -292,6 +295,16 @@ def overview(planned)->pd.DataFrame:
                          optimizer=r.params["optimizer"], learners=r.learners,
                          steps=r.steps, learner_steps=r.learners * r.steps)
     table = pd.DataFrame([dict(row(r), state=r.state) for r in planned])
+    return without_the_obvious(table, planned)
+
+def without_the_obvious(table:pd.DataFrame, planned:list)->pd.DataFrame:
+    "A row per run without phases, if there are none, and with its network if there are several."
+    values = {}
+    for net in (nets := [r.params["network"] for r in planned]):
+        for n, v in net.items(): values.setdefault((net["name"], n), set()).add(str(v))
+    said = [" ".join([net["name"], *(f"{n}={v}" for n, v in net.items() if len(values[net["name"], n]) > 1)])
+            for net in nets]
+    if len(set(said)) > 1: table.insert(list(table).index("method"), "network", said)
     return table if table.phase.any() else table.drop(columns="phase")
 
 # %% ../nbs/17_cli.ipynb #057fdbd9
@@ -306,7 +319,7 @@ def status(study:StudyFile, runs:Runs = Path("runs")):
                  method=r.params["method"], optimizer=r.params["optimizer"],
                  state=r.state, tasks=r.progress, seconds=r.seconds, error=r.error)
             for r in planned]
-    show(pd.DataFrame(rows).astype(dict(seconds=float)))
+    show(without_the_obvious(pd.DataFrame(rows).astype(dict(seconds=float)), planned))
     if wait := pending(planned): print(f"{wait} more will evaluate what these select.")
 
 # %% ../nbs/17_cli.ipynb #166b3723

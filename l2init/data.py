@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .internals.core import InputError, Registry, short, unknown
+from .internals.core import InputError, MissingData, Registry, short, unknown
 from .internals.random_numbers import integers, key, normal, permutation, uniform
 
 # %% ../nbs/00_data.ipynb #f5238745
@@ -126,10 +126,10 @@ def mnist5k(root:Path=None, # not used: the digits are part of a package
                    10, **MNIST_SCALING)
 
 # %% ../nbs/00_data.ipynb #c7db0015
-def missing(name:str, root:Path, e:Exception, put:str)->InputError:
+def missing(name:str, root:Path, e:Exception, put:str)->MissingData:
     "The error for a data set whose files are missing or damaged; `put` says which files go where."
     reason = " ".join(f"{type(e).__name__}: {e}".split()).rstrip(":") # some say nothing
-    return InputError(f"Data set {name!r} cannot be read from {root} ({reason}). Put {put}, or set L2INIT_DATA "
+    return MissingData(f"Data set {name!r} cannot be read from {root} ({reason}). Put {put}, or set L2INIT_DATA "
                       "to the folder that holds them; remove damaged files first.")
 
 # %% ../nbs/00_data.ipynb #03d33c38
@@ -502,4 +502,4 @@ def _load_own(name, path):
         return _dataset(name, *_both_parts(arrays))
     except Exception as e: # whatever a reader raised
         reason = " ".join(str(e).split()) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-        raise InputError(f"Data set {name!r} cannot be used ({path}): {' '.join(reason.split()).rstrip('.')}.") from e
+        raise MissingData(f"Data set {name!r} cannot be used ({path}): {' '.join(reason.split()).rstrip('.')}.") from e

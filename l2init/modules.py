@@ -408,6 +408,7 @@ def _try(self:StackedModule):
     net = self.start(seeds, torch.float32)
     try:
         logits, saved = net.learning(net.views(again), x, 0)
+        same = all(torch.equal(net.learning(net.views(again), x, 0)[0], logits) for _ in range(3))
         net.backward(net.views(again), net.views(torch.zeros_like(again)), saved, torch.zeros_like(logits))
     except (RuntimeError, ValueError, TypeError) as e:
         draws = "random" in str(e)
@@ -419,6 +420,9 @@ def _try(self:StackedModule):
         if normed and not draws: hint += " A batch norm may be why, too; nn.GroupNorm has no such trouble."
         if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
+    if not same:
+        raise InputError("The module gives something else each time it is asked: it draws random numbers by itself, "
+                         "with NumPy or Python. Layers of nn.Dropout are keyed by learner and step.")
 
 @patch
 def _try_alone(self:StackedModule, x): # without vmap

@@ -9,6 +9,7 @@ __all__ = ['STYLE', 'AXES', 'COLORS', 'HUES', 'MARKERS', 'STAND_INS', 'ACCURACIE
            'provenance', 'claims', 'save']
 
 # %% ../nbs/16_plots.ipynb #5061de88
+import json
 from html import escape
 from pathlib import Path
 from textwrap import fill
@@ -110,10 +111,15 @@ def _ordered(frame):
     labels, order = label(frame), frame.method.map(place)
     details = [c for c in run_columns(frame) if c not in ("stream", "method")]
     # a number alone says nothing
-    named = lambda column: (column if pd.api.types.is_string_dtype(column)
+    named = lambda column: (column.map(_in_words) if pd.api.types.is_string_dtype(column)
                             else f"{column.name.replace('_', ' ')} " + column.astype(str))
     panel = stream_titles(frame) + ": " + frame[details].apply(named).agg(", ".join, axis=1)
     return frame.assign(label=labels, panel=panel).loc[order.sort_values(kind="stable").index]
+
+def _in_words(value): # options that a table has as JSON
+    if not str(value).startswith("{"): return value
+    options = json.loads(value)
+    return ", ".join([*([options.pop("name")] if "name" in options else []), *(f"{n} = {v}" for n, v in options.items())])
 
 # %% ../nbs/16_plots.ipynb #c4b31a4e
 def _legend_columns(names, width): # as many as fit below a figure of `width` inches

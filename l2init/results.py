@@ -252,6 +252,7 @@ def keep(frame:pd.DataFrame, # as from `load`
     "Write the table of a study and its provenance."
     if not runs: raise InputError("There are no runs, so there is nothing to keep.")
     name = runs[0].study
+    _check_same(Path(folder) / f"{name}.json", command)
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
     own = {r.params["dataset"]: digest for r in runs for digest in r.data.values()} # data of the user's own
     provenance = dict(
@@ -272,6 +273,14 @@ def keep(frame:pd.DataFrame, # as from `load`
     write(paths[0], lambda p: frame.to_parquet(p, index=False, **small))
     write_text(paths[1], json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
     return list(paths)
+
+def _check_same(file, command): # is it the same study that was kept there?
+    if not file.exists(): return
+    before = json.loads(file.read_text(encoding="utf-8")).get("command", "")
+    its, own = (Path(c.removeprefix("l2init run ")) for c in (before, command))
+    if its.exists() and own.exists() and not its.samefile(own):
+        raise InputError(f"{file.with_suffix('')} is the table of another study, {its}, and is not overwritten. "
+                         "Give one of them another name, or --results another folder.")
 
 # %% ../nbs/15_results.ipynb #78968bd3
 def kept(study:str, # name

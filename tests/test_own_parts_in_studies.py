@@ -1,0 +1,146 @@
+"""Networks, methods and reports of one's own in a study: what cannot work is said in one line, before anything is trained or written."""
+import json
+
+import pandas as pd
+import pytest
+from test_bad_input import STUDY, document, project, refused # noqa: F401, a fixture
+
+from l2init.cli import without_the_obvious
+from l2init.cohorts import Cohort
+from l2init.internals.core import InputError
+from l2init.methods import COLUMNS, grid
+from l2init.plots import _in_words
+from l2init.results import _check_same
+from l2init.streams import stream
+from l2init.studies import plan
+from l2init.training import Probes, train
+
+NETWORK = """
+import random
+import torch
+from torch import nn
+from l2init.modules import ModuleArchitecture
+from l2init.networks import networks
+
+@networks.register("own_net")
+class OwnNet(ModuleArchitecture):
+    width: int = 8
+    {options}
+    def module(self, shape, classes):
+        class Net(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.first, self.last = nn.Linear(3 * 32 * 32, width), nn.Linear(width, classes)
+            def forward(self, x):
+                {forward}
+        return Net({width})
+"""
+METHOD = """
+from l2init.internals.core import Options
+from l2init.methods import Method, methods
+from l2init.parts import Part
+
+class Hyper(Options):
+    {hyper}: float = 1.
+
+class Own(Part):
+    title, source, hyper = "Own", "a test", Hyper
+    {body}
+
+methods.register("own", Method("Own", parts=[Own]))
+"""
+GOOD = "return self.last(self.first(x.flatten(1)).relu())"
+
+
+def net(options="", forward=GOOD, width="self.width"): return NETWORK.format(options=options, forward=forward, width=width)
+
+
+def own(hyper="strength", body="def after_step(self, seen, step): pass"): return METHOD.format(hyper=hyper, body=body)
+
+
+ON_IT = dict(networks=[dict(name="own_net")], plugins=["own.py"])
+WITH_IT = dict(methods=[dict(name="own")], plugins=["own.py"])
+PLAIN = [dict(name="plain")]
+CASES = { # plugin, what is changed in the study, what is said
+    "a hyper-parameter that is a column": (own("counts"), WITH_IT, ["method Own", "'counts'", "another column"]),
+    "a hyper-parameter that is a parameter of a run": (own("dataset"), WITH_IT, ["'dataset'", "another column"]),
+    "a metric's name": (own("srank"), WITH_IT, ["'srank'", "another column"]),
+    "a part that raises": (own(body="def start(self): return 1 / 0"), WITH_IT, ["own", "network mlp", "cannot be made: ZeroDivisionError"]),
+    "an option that a cohort is told": (net("shape: int = 4"), ON_IT, ["network own_net", "'shape'"]),
+    "an option that is a name": (net("name: str = 'a'"), ON_IT, ["network own_net", "'name'"]),
+    "no hidden units": (net(forward="return self.last(self.first(x.flatten(1)))"), ON_IT | dict(methods=[*PLAIN, dict(name="redo", period=[2], threshold=[.1])]),
+                        ["redo", "network own_net", "renews units"]),
+    "a probe that is for others": (net(), ON_IT | dict(methods=PLAIN, probes=dict(grama=True)), ["network own_net", "grama is for the package's own"]),
+    "a method that is an option of others": (net(), ON_IT | dict(methods=[*PLAIN, dict(name="layer_norm")]), ["method Layer norm sets the option 'layer_norm'", "'own_net' does not have"]),
+    "other outputs": (net(forward="return self.first(x.flatten(1))"), ON_IT, ["network own_net: The module gives (2, 8) for 2 inputs"]),
+    "a misspelt option": (net(width="self.widht"), ON_IT, ["network own_net: The factory cannot make a module", "AttributeError"]),
+    "a negative size": (net(), dict(ON_IT, networks=[dict(name="own_net", width=-3)]), ["network own_net: The factory cannot make a module", "RuntimeError"]),
+    "other random numbers": (net(forward="return self.last(self.first(x.flatten(1)).relu() * random.random())"), ON_IT, ["network own_net", "something else each time"]),
+}
+
+
+@pytest.mark.parametrize("dry", (False, True))
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_trained_is_said_before(project, monkeypatch, capsys, case, dry):
+    plugin, more, says = CASES[case]
+    (project / "own.py").write_text(plugin)
+    (project / "study.toml").write_bytes(document(dict(STUDY, **more)))
+    line = refused(project, ["run", "study.toml", *["--dry-run"] * dry], monkeypatch, capsys)
+    assert all(s in line for s in says), line
+
+
+def test_a_report_of_kept_studies_is_refused(project, monkeypatch, capsys):
+    (project / "study.toml").write_bytes(document(dict(STUDY, report="networks")))
+    assert "report = 'networks': this notebook has no parameter `table`" in refused(project, ["run", "study.toml"], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("workers", (0, -1))
+def test_a_dry_run_wants_workers(project, monkeypatch, capsys, workers):
+    (project / "study.toml").write_bytes(document(STUDY))
+    assert f"workers = {workers}: it must be more than 0" in refused(project, ["run", "study.toml", "--dry-run", "--workers", str(workers)], monkeypatch, capsys)
+
+
+def test_a_missing_list_of_learning_rates(project, monkeypatch, capsys):
+    (project / "study.toml").write_bytes(document(dict(STUDY, optimizers=[dict(name="adam", learning_rates=[1e-3])])))
+    assert "learning_rate, a list, is missing, and learning_rates is no option" in refused(project, ["run", "study.toml"], monkeypatch, capsys)
+
+
+def test_every_column_of_metrics_is_reserved():
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=32, passes=2)
+    probes = Probes(fresh=1, forgetting=True, plasticity=2, readiness=1, grama=True, converged=.5, kernel=4)
+    numbers = stream("slowly_changing_regression", examples=40, tasks=2)
+    made = [train(Cohort(grid("plain", [0], [1e-3]), s.shape, s.outputs, "plain", hidden=[8]), s, progress=False, **probes.model_dump()),
+            train(Cohort(grid("plain", [0], [1e-3]), numbers.shape, numbers.outputs, "plain", hidden=[8], loss=numbers.loss), numbers, progress=False)]
+    for metrics in made: assert set(metrics) <= COLUMNS, set(metrics) - COLUMNS
+
+
+def test_networks_are_told_apart(project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "study.toml").write_bytes(document(dict(STUDY, networks=[dict(name="mlp", hidden=[8]), dict(name="mlp", hidden=[9]), dict(name="cnn", channels=[2, 2])])))
+    planned = plan("study.toml")
+    table = without_the_obvious(pd.DataFrame(dict(phase=[""] * 3, stream="s", method=[r.params["method"] for r in planned])), planned)
+    assert sorted(table.network) == ["cnn", "mlp hidden=[8]", "mlp hidden=[9]"] and list(table) == ["stream", "network", "method"]
+    assert _in_words('{"name": "mlp", "hidden": [9]}') == "mlp, hidden = [9]" and _in_words("mlp") == "mlp"
+
+
+def test_the_kept_table_of_another_study_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "exp.toml").write_text("")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "exp.json").write_text(json.dumps(dict(command="l2init run x/exp.toml")))
+    _check_same(tmp_path / "results" / "exp.json", f"l2init run {tmp_path}/x/exp.toml") # the same, from elsewhere
+    _check_same(tmp_path / "results" / "exp.json", "l2init run z/exp.toml") # it was moved
+    with pytest.raises(InputError, match="is the table of another study, x/exp.toml"): _check_same(tmp_path / "results" / "exp.json", "l2init run y/exp.toml")
+
+
+def test_a_parameter_that_the_stream_does_not_have(project, monkeypatch, capsys):
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    text = notebook.read_text()
+    try:
+        notebook.write_text(text.replace('"seeds: list[int]', '"fresh_subset: bool = False\\n",\n    "seeds: list[int]', 1))
+        assert notebook.read_text() != text
+        (project / "study.toml").write_bytes(document(STUDY))
+        assert "declares the parameter fresh_subset, which stream random_label_mnist does not have" in refused(project, ["run", "study.toml", "--dry-run"], monkeypatch, capsys)
+    finally: notebook.write_text(text)
