@@ -399,7 +399,7 @@ def output_layer(self:StackedModule)->str:
 @patch
 def _try(self:StackedModule):
     seeds = torch.zeros(1, dtype=torch.int64)
-    x = torch.zeros(1, 2, *self.shape)
+    x = torch.rand(1, 2, *self.shape, generator=torch.Generator().manual_seed(0))
     self._try_alone(x[0])
     again = self.draw("init", seeds)
     if not torch.equal(again, self.draw("init", seeds)):
@@ -408,7 +408,8 @@ def _try(self:StackedModule):
     net = self.start(seeds, torch.float32)
     try:
         logits, saved = net.learning(net.views(again), x, 0)
-        same = all(torch.equal(net.learning(net.views(again), x, 0)[0], logits) for _ in range(3))
+        others = [net.learning(net.views(again), x, 0)[0] for _ in range(3)]
+        same = all(torch.equal(o.nan_to_num(), logits.nan_to_num()) for o in others)
         net.backward(net.views(again), net.views(torch.zeros_like(again)), saved, torch.zeros_like(logits))
     except (RuntimeError, ValueError, TypeError) as e:
         draws = "random" in str(e)

@@ -1,4 +1,5 @@
 """What is given to an entrance and cannot be used is one clear message: units, drop-ins, measurements, cohorts."""
+import random
 import warnings
 
 import numpy as np
@@ -291,3 +292,19 @@ def test_units_of_torchvision_s_models(name):
 def test_channels_that_are_shuffled_are_refused():
     with pytest.raises(InputError, match="The model's graph cannot be followed"):
         units(torchvision.models.shufflenet_v2_x0_5(num_classes=10), torch.randn(2, 3, 64, 64))
+
+
+class Flips(nn.Module):
+    def __init__(self): super().__init__(); self.a = nn.Linear(10, 3)
+    def forward(self, x): return self.a(x.flip(1) if random.random() < .5 else x)
+
+
+class Infinite(nn.Module):
+    def __init__(self): super().__init__(); self.a = nn.Linear(10, 3)
+    def forward(self, x): return self.a(x) * float("inf") * 0
+
+
+def test_a_module_that_draws_by_itself_is_seen_to(): # the numbers of seed 1: below .5 once, then above
+    random.seed(1)
+    with pytest.raises(InputError, match="something else each time"): of_modules(lambda shape, classes: Flips())
+    assert of_modules(lambda shape, classes: Infinite()).theta.isfinite().all() # it diverges, and is counted as such
