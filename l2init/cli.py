@@ -297,6 +297,7 @@ def overview(planned)->pd.DataFrame:
     table = pd.DataFrame([dict(row(r), state=r.state) for r in planned])
     return without_the_obvious(table, planned)
 
+# %% ../nbs/17_cli.ipynb #1104f94e
 def without_the_obvious(table:pd.DataFrame, planned:list)->pd.DataFrame:
     "A row per run without phases, if there are none, and with its network if there are several."
     values = {}

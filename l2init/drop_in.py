@@ -27,8 +27,8 @@ from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, does
 from .regularizers import Regularizer, _before_update, _with_hooks
-from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, first_tensor, initial_distributions,
-                          inner, reading, tensors_of, undisturbed, units)
+from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, first_tensor,
+                          initial_distributions, inner, reading, tensors_of, undisturbed, units)
 
 # %% ../nbs/18_drop_in.ipynb #50db17e2
 def _named_as_ours(model, weights): # also linear layers as ours, [in, out]
@@ -382,7 +382,8 @@ def _check_once(self:DropIn):
 
 @patch
 def _check_dense(self:DropIn): # gradients, which are changed or compared
-    sparse = [w.owner for w in self.stack.network.weights if getattr(self.model.get_submodule(w.owner), "sparse", False)]
+    owners = [w.owner for w in self.stack.network.weights]
+    sparse = [o for o in owners if getattr(self.model.get_submodule(o), "sparse", False)]
     if not sparse: return
     raise InputError(f"The embedding {sparse[0]!r} makes sparse gradients, which {self.name} cannot work with: "
                      "make it with sparse=False.")
@@ -568,7 +569,8 @@ def state_dict(self:DropIn)->dict:
 @patch
 def load_state_dict(self:DropIn, state:dict)->None:
     "Go on from `state_dict`."
-    if not isinstance(state, dict): raise InputError(f"A dictionary of state_dict() is needed, not a {type(state).__name__}.")
+    if not isinstance(state, dict):
+        raise InputError(f"A dictionary of state_dict() is needed, not a {type(state).__name__}.")
     if state.get("method") != self.name:
         raise InputError(f"The state is of {state.get('method', 'something else')}, not of {self.name}.")
     if lacks := [n for n in self.state_dict() if n not in state]:
@@ -658,7 +660,8 @@ def _of_weights(model, anchors):
     out = dict(weight_magnitude=mean(list(p.values())))
     if anchors is None: return out
     if not isinstance(anchors, (Regularizer, dict)):
-        raise InputError(f"anchors is a {type(anchors).__name__}: a state dict is needed, or a regularizer such as L2Init.")
+        raise InputError(f"anchors is a {type(anchors).__name__}: a state dict is needed, "
+                         "or a regularizer such as L2Init.")
     pairs = ([(t.detach(), a) for t, a in anchors.pairs()] if isinstance(anchors, Regularizer)
              else [(t, anchors[n].to(t)) for n, t in p.items() if n in anchors])
     if other := [(t, a) for t, a in pairs if t.shape != a.shape]:
@@ -669,6 +672,7 @@ def _of_weights(model, anchors):
                          f"its names are like {list(p)[:3]}.")
     return out | dict(distance_from_init=mean([t - a for t, a in pairs]))
 
+# %% ../nbs/18_drop_in.ipynb #355fea17
 def _of_loss(model, output, y, loss):
     logits = _logits(output)
     if loss is F.cross_entropy and isinstance(output, dict): logits = output.get("logits", output)
@@ -682,12 +686,16 @@ def _of_loss(model, output, y, loss):
     norm = sum(g.double().square().sum() for g in grads if g is not None) ** .5
     return dict(loss=value.item(), gradient_norm=float(norm) if learns else float("nan")) | _right(logits, y, loss)
 
-def _what(it): return f"a tensor {tuple(it.shape)} of {it.dtype}" if isinstance(it, Tensor) else f"a {type(it).__name__}"
+# %% ../nbs/18_drop_in.ipynb #cb80d562
+def _what(it):
+    return f"a tensor {tuple(it.shape)} of {it.dtype}" if isinstance(it, Tensor) else f"a {type(it).__name__}"
 
+# %% ../nbs/18_drop_in.ipynb #b59f7878
 def _number(value): # that a loss gives
     if isinstance(value, Tensor) and not value.dim(): return value
     raise InputError(f"The loss gives {_what(value)}, but a tensor with a single number is needed.")
 
+# %% ../nbs/18_drop_in.ipynb #8a3b109f
 def _right(logits, y, loss): # the accuracy, where it is plain which dimension has the classes
     if not (isinstance(logits, Tensor) and isinstance(y, Tensor)) or y.is_floating_point(): return {}
     dims = {1} if loss is F.cross_entropy else {1, logits.dim() - 1}

@@ -82,8 +82,8 @@ def network_options(self:Method, name:str)->dict: # one of `networks`
     for p in self.parts:
         for option in () if p.built_so else p.network:
             if option in known: continue
-            raise InputError(f"method {self.title} sets the option {option!r} of a network, which network {name!r} does "
-                             "not have. It is for the package's own networks, or for one that has such an option.")
+            raise InputError(f"method {self.title} sets the option {option!r} of a network, which network {name!r} "
+                             "does not have. It is for the package's own networks, or for one with such an option.")
     return {n: v for p in self.parts for n, v in p.network.items() if n in known or not p.built_so}
 
 # %% ../nbs/09_methods.ipynb #c17b4895

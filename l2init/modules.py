@@ -36,11 +36,13 @@ def kind_of_layer(module:nn.Module)->str:
     if isinstance(module, nn.modules.conv._ConvNd): return "" if module.transposed else "conv"
     return "embedding" if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else ""
 
+# %% ../nbs/10_modules.ipynb #1ad3dbe1
 def _kind(module, parameter): # of a parameter
     if isinstance(module, nn.MultiheadAttention) and "_proj_" not in parameter: return "other" # tokens of its own
     if not parameter.endswith(("weight", "bias")): return "other" # of what makes a weight, as weight_g and weight_v do
     return kind_of(kind_of_layer(module), parameter)
 
+# %% ../nbs/10_modules.ipynb #6a0c58fa
 def _fan_in(module): # of the first weight that is a matrix
     weights = [p for p in module.parameters(recurse=False) if p.dim() > 1]
     return math.prod(weights[0].shape[1:]) if weights else 0
@@ -132,6 +134,7 @@ def built(self:StackedModule, key:Tensor)->nn.Module: # int64, a number
     if isinstance(made, nn.Module): return inner(made)
     raise InputError(f"The factory makes {made!r}, and not an nn.Module.")
 
+# %% ../nbs/10_modules.ipynb #3a0f0d39
 @patch
 def _made(self:StackedModule):
     try: return self.factory(self.shape, self.classes)
@@ -416,8 +419,8 @@ def _try(self:StackedModule):
         why = ("it draws random numbers by itself; layers of nn.Dropout are keyed by learner and step"
                if draws else f"{said(e)}")
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.template.modules())
-        hint = "" if draws else (" torch.func.vmap, which stacks it, knows no recurrent layers, torch.utils.checkpoint, "
-                                 ".item() or branches that depend on values.")
+        hint = "" if draws else (" torch.func.vmap, which stacks it, knows no recurrent layers, "
+                                 "torch.utils.checkpoint, .item() or branches that depend on values.")
         if normed and not draws: hint += " A batch norm may be why, too; nn.GroupNorm has no such trouble."
         if self.precision: hint += f" {self.precision} may be why, too."
         raise InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}.{hint}") from e
@@ -425,6 +428,7 @@ def _try(self:StackedModule):
         raise InputError("The module gives something else each time it is asked: it draws random numbers by itself, "
                          "with NumPy or Python. Layers of nn.Dropout are keyed by learner and step.")
 
+# %% ../nbs/10_modules.ipynb #7ef2b8df
 @patch
 def _try_alone(self:StackedModule, x): # without vmap
     try:

@@ -116,10 +116,12 @@ def _ordered(frame):
     panel = stream_titles(frame) + ": " + frame[details].apply(named).agg(", ".join, axis=1)
     return frame.assign(label=labels, panel=panel).loc[order.sort_values(kind="stable").index]
 
+# %% ../nbs/16_plots.ipynb #c70535fd
 def _in_words(value): # options that a table has as JSON
     if not str(value).startswith("{"): return value
     options = json.loads(value)
-    return ", ".join([*([options.pop("name")] if "name" in options else []), *(f"{n} = {v}" for n, v in options.items())])
+    name = [options.pop("name")] if "name" in options else []
+    return ", ".join([*name, *(f"{n} = {v}" for n, v in options.items())])
 
 # %% ../nbs/16_plots.ipynb #c4b31a4e
 def _legend_columns(names, width): # as many as fit below a figure of `width` inches

@@ -164,6 +164,7 @@ def _silence(stack, h, units, active, moments):
             if span == slice(None): put(w, units, active, 0.)
             else: w.masked_fill_(_beside(_of_all(h, units, active)[:, span], w), 0.)
 
+# %% ../nbs/06_resets.ipynb #2a384d61
 def _of_all(h, units, values): # of some units, [K, n] -> of all, [K, units], 0 or False elsewhere
     return values.new_zeros(len(values), h.units).scatter(1, units, values)
 
@@ -351,6 +352,7 @@ def _sizes(views): # [K, units, …] each -> |weights| of all, [K, units, n]
     sizes = [v.abs().flatten(2) for v in views]
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes, 2)
 
+# %% ../nbs/06_resets.ipynb #e3292401
 def _outgoing_sizes(h, params): # likewise, of what listens to the units of a layer
     out, shares = [], []
     for w, span in zip(h.columns(params), h.spans(params)):

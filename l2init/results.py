@@ -274,6 +274,7 @@ def keep(frame:pd.DataFrame, # as from `load`
     write_text(paths[1], json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
     return list(paths)
 
+# %% ../nbs/15_results.ipynb #571716a9
 def _check_same(file, command): # is it the same study that was kept there?
     if not file.exists(): return
     before = json.loads(file.read_text(encoding="utf-8")).get("command", "")

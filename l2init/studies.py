@@ -273,11 +273,14 @@ def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
             "network": {"name": n.name, **full(networks[n.name], f"network {n.name}", {**net_code, **n.options})},
             "probes": full(Probes, "probes", {**probes_code, **study.probes})}
 
+# %% ../nbs/14_studies.ipynb #326ace3a
 OF_A_COHORT = {"name", *inspect.signature(Cohort.__init__).parameters} - {"self", "network_options"}
 
+# %% ../nbs/14_studies.ipynb #74133d7e
 def _check_names(n, o): # of the options of a network and an optimizer
     if taken := [field for field in networks[n.name].model_fields if field in OF_A_COHORT]:
-        raise InputError(f"network {n.name}: an option cannot be called {taken[0]!r}, which a cohort is told beside it.")
+        raise InputError(f"network {n.name}: an option cannot be called {taken[0]!r}, "
+                         "which a cohort is told beside it.")
     if "learning_rate" in o.options: return
     near = [f", and {name} is no option" for name in o.options if name not in optimizers[o.name].model_fields]
     raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing{''.join(near[:1])}.")
@@ -329,6 +332,7 @@ def make_run(study:str, # its name
     return Run(study, notebook, params, runs / study, made.all_steps, len(learners), phase, root or "",
                scale=scale_of(made, params))
 
+# %% ../nbs/14_studies.ipynb #5dbdf5cc
 def _size(name, options, made): # parameters of a learner
     try: return options.build(made.shape, made.outputs).size
     except InputError as e:

@@ -150,6 +150,7 @@ def biases(self:Group, params:dict)->list[Tensor]:
 # %% ../nbs/03_units.ipynb #6b566f57
 AT_THE_START = dict(weight=1., bias=0., running_mean=0., running_var=1.) # of a norm
 
+# %% ../nbs/03_units.ipynb #400f619c
 @dataclass(frozen=True)
 class Slopes(Place):
     "The slopes of an `nn.PReLU` that has one for each unit."
@@ -160,6 +161,7 @@ class Slopes(Place):
         "As `AT_THE_START`."
         return dict(weight=self.first)
 
+# %% ../nbs/03_units.ipynb #99c1246b
 @patch
 def norms(self:Group, params:dict)->list[tuple[Tensor, float]]:
     "What normalizes the units, and their slopes: views [K, units, …], each with what it is at the start."
@@ -290,12 +292,14 @@ def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictio
         hint = " Its parts are taken for the model's arguments, one after the other." if many else ""
         raise InputError(f"The model cannot be run on the example, {_described(example)}: {said(e)}.{hint}") from e
 
+# %% ../nbs/03_units.ipynb #75ff19b0
 def _described(example):
     if isinstance(example, Tensor): return f"a tensor {tuple(example.shape)} of {example.dtype}"
     if isinstance(example, dict): return f"a dictionary of {list(example)}"
     parts = isinstance(example, (tuple, list)) and ", ".join(map(_described, example))
     return f"{type(example).__name__} of {parts}" if parts else f"of type {type(example).__name__}"
 
+# %% ../nbs/03_units.ipynb #9e19c928
 def first_tensor(args, kwargs): # to a module
     "The tensor that a module gets first, by place or by name."
     return next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
@@ -386,6 +390,7 @@ def _along(module, rows:bool): # the dimension of its weight that has a unit's r
     if module.transposed: return int(rows) if module.groups == 1 else None
     return 0 if rows else 1
 
+# %% ../nbs/03_units.ipynb #a12f53af
 def _length(module, kind): # how many rows, columns (of all groups) or norms there are; 0 if it has no parameters
     if kind == "norms":
         own = (getattr(module, name, None) for name in ("weight", "running_mean"))
@@ -393,11 +398,14 @@ def _length(module, kind): # how many rows, columns (of all groups) or norms the
     rows = kind == "rows"
     return module.weight.shape[_along(module, rows)] * (1 if rows else getattr(module, "groups", 1))
 
+# %% ../nbs/03_units.ipynb #7183cbb6
 def _is_normalizer(module):
     return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
 
+# %% ../nbs/03_units.ipynb #d979eb1b
 def _has_slopes(module): return isinstance(module, nn.PReLU) and module.num_parameters > 1 # of single units
 
+# %% ../nbs/03_units.ipynb #21098c1b
 def _over_images(module, channels): # a layer norm of channels, rows and columns
     return (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1
             and module.normalized_shape[0] == channels)
@@ -433,14 +441,17 @@ def _placed(model, names, items, n): # the places of a group: producers, consume
         found[kind].append(_with_first(module, place) if _has_slopes(module) else place)
     return found
 
+# %% ../nbs/03_units.ipynb #dfa71670
 def _named(names, parameter): # that torch-pruning has found by itself
     of = next(((n, p) for m, n in names.items() for p, t in m.named_parameters(recurse=False) if t is parameter), None)
     return f"the parameter {'.'.join(of).lstrip('.')!r}" if of else "a parameter of its own"
 
+# %% ../nbs/03_units.ipynb #ba5a32ee
 def _shares(module, place, n): # of a group's columns, in each group of a convolution
     groups = getattr(module, "groups", 1)
     if groups == 1: return [place]
-    if (place.each, place.step) != (1, 1): raise _Unclear(f"{place.module!r} has units in its groups that do not follow one another")
+    if (place.each, place.step) != (1, 1):
+        raise _Unclear(f"{place.module!r} has units in its groups that do not follow one another")
     size, filters = module.weight.shape[1], len(module.weight) // groups
     ends = range(place.start // size, (place.start + n - 1) // size + 1)
     out = []
@@ -450,6 +461,7 @@ def _shares(module, place, n): # of a group's columns, in each group of a convol
                          filter=g * filters, filters=filters))
     return out
 
+# %% ../nbs/03_units.ipynb #67460eb0
 def _with_first(module, place): # what all slopes are now is what they are at the start
     slopes = module.weight.detach()
     first = dict(first=slopes[0].item()) if (slopes == slopes[0]).all() else {}
@@ -707,10 +719,12 @@ def _own(names, items): # the names of the parameters of a group
     return [f"{names[m]}.{p}".lstrip(".") for m, *_ in items if m in names
             for p, _ in m.named_parameters(recurse=False)]
 
+# %% ../nbs/03_units.ipynb #c516c29d
 def _makes_its_weights(module): # by a parametrization, or by hooks as PyTorch did before
     plain = isinstance(getattr(module, "weight", None), Tensor) and "weight" not in dict(module.named_parameters())
     return nn.utils.parametrize.is_parametrized(module) or plain
 
+# %% ../nbs/03_units.ipynb #a8d23563
 def _understood(model, calls, names, items, n):
     ids = {}
     for name, p in model.named_parameters(remove_duplicate=False): ids.setdefault(id(p), []).append(name)

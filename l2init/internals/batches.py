@@ -76,6 +76,7 @@ def _kind(run):
     return json.dumps([made.shape, made.outputs, made.batch_size, made.loss,
                        *(p[n] for n in ("method", "optimizer", "optimizer_options", "network"))])
 
+# %% ../../nbs/internals/05_batches.ipynb #0cdf49d3
 def check_trainable(planned:list[Run])->None: # with their data
     """Raise `InputError` for the first run whose learners cannot be made or trained as it says.
     One learner is made for each kind of run that is not done."""

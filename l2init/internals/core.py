@@ -101,6 +101,7 @@ def forget(module:str)->None:
 LARGEST = 3.4028234663852886e38 # number of single precision
 AT_MOST = f"at most {LARGEST:.3g} is allowed"
 
+# %% ../../nbs/internals/00_core.ipynb #a4962509
 class Options(BaseModel):
     "Options with types and ranges. Frozen; unknown names are refused."
     in_code: ClassVar[dict] = {} # as in the authors' code, where the paper differs
@@ -125,6 +126,7 @@ class Options(BaseModel):
                   for name, field in type(self).model_fields.items()}
         return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
+# %% ../../nbs/internals/00_core.ipynb #ca8ad114
 def _plain_number(v): # NumPy's, too, as Python's; also those in a list
     if type(v) in (list, tuple): return type(v)(map(_plain_number, v))
     if isinstance(v, bool) or not isinstance(v, Real): return v
