@@ -301,7 +301,7 @@ def overview(planned)->pd.DataFrame:
 def without_the_obvious(table:pd.DataFrame, planned:list)->pd.DataFrame:
     "A row per run without phases, if there are none, and with its network if there are several."
     values = {}
-    for net in (nets := [r.params["network"] for r in planned]):
+    for net in (nets := [r.params.get("network", dict(name="")) for r in planned]):
         for n, v in net.items(): values.setdefault((net["name"], n), set()).add(str(v))
     said = [" ".join([net["name"], *(f"{n}={v}" for n, v in net.items() if len(values[net["name"], n]) > 1)])
             for net in nets]
