@@ -334,7 +334,8 @@ def make_run(study:str, # its name
 
 # %% ../nbs/14_studies.ipynb #5dbdf5cc
 def _size(name, options, made): # parameters of a learner
-    try: return options.build(made.shape, made.outputs).size
+    shape, outputs = made.shape, made.outputs # of data that may be missing
+    try: return options.build(shape, outputs).size
     except InputError as e:
         if str(e).startswith(f"network {name}"): raise
         raise InputError(f"network {name}: {e}") from e

@@ -218,7 +218,7 @@ def test_data_on_a_relative_path(project):
     assert l2init(project, "table", "study.toml", "--csv").stdout.count("mnist") == 2
 
 
-@pytest.mark.parametrize("options, says", [(("--workers", 0), "workers = 0: it must be more than 0"), (("--timeout", "nan"), "timeout = nan: it must be more than 0"), (("--checkpoint-every", -1), "every = -1.0: it must not be less than 0")], ids=str)
+@pytest.mark.parametrize("options, says", [(("--workers", 0), "workers = 0: it must be more than 0"), (("--timeout", "nan"), "timeout = nan: it must be more than 0"), (("--checkpoint-every", -1), "checkpoint_every = -1.0: it must be a number of seconds, at least 0")], ids=str)
 def test_options_that_cannot_be(project, options, says):
     ended = l2init(project, "run", "study.toml", *options)
     assert ended.returncode == 2 and says in ended.stderr and len(ended.stderr.splitlines()) == 1 and not (project / "runs").exists()
