@@ -502,4 +502,5 @@ def _load_own(name, path):
         return _dataset(name, *_both_parts(arrays))
     except Exception as e: # whatever a reader raised
         reason = " ".join(str(e).split()) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-        raise MissingData(f"Data set {name!r} cannot be used ({path}): {' '.join(reason.split()).rstrip('.')}.") from e
+        kind = InputError if path.exists() else MissingData # which may be there elsewhere
+        raise kind(f"Data set {name!r} cannot be used ({path}): {' '.join(reason.split()).rstrip('.')}.") from e
