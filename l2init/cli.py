@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview',
-           'without_the_obvious', 'status', 'table', 'keep', 'methods', 'described_option', 'streams', 'main']
+           'run_some', 'titles', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview',
+           'named', 'status', 'table', 'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
 import signal
@@ -20,7 +20,8 @@ import pandas as pd
 import typer
 
 from .internals.core import InputError, MissingData, counted, write_text
-from .internals.runs import available_cores, keep_plan, kept_plan, of_other_code, pending, scales, set_aside
+from .internals.runs import (available_cores, keep_plan, kept_plan, of_other_code, pending, scales, set_aside,
+                                  told_apart)
 
 # %% ../nbs/17_cli.ipynb #63a743a5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -196,16 +197,22 @@ def run_some(todo:list, planned:list, tried:set, start:float, later:int, workers
              timeout:float|None, every:float, stop_on_failure:bool)->bool: # has one failed?
     "Execute the runs `todo` of those `planned`, tell of each, and add it to those that were `tried`."
     from l2init.internals.batches import run_study
-    failed = False
+    failed, names = False, titles(planned)
     with closing(run_study(todo, workers, timeout, every)) as ended:
         for r, seconds in ended:
             if (state := r.state) == "running": continue # another command was faster
             tried.add(r.id)
-            say(f"{progress(planned, tried, start, later)} {r}: {state} after {seconds:.0f} s"
+            say(f"{progress(planned, tried, start, later)} {names[r.id]}: {state} after {seconds:.0f} s"
                 + (f" ({r.error})" if r.error else ""))
             failed |= state == "failed"
             if failed and stop_on_failure: break
     return failed
+
+# %% ../nbs/17_cli.ipynb #5869deab
+def titles(planned:list)->dict[str, str]: # a run's id -> what it is, in a line
+    "What runs are called in messages."
+    return told_apart(planned).agg(" · ".join, axis=1).to_dict()
+
 
 # %% ../nbs/17_cli.ipynb #60279163
 def duration(hours:float)->str:
@@ -241,7 +248,8 @@ def finish(study:Path, planned:list)->None:
     from l2init.internals.batches import report
     from l2init.studies import report_notebook
     if left := [r for r in planned if r.state != "done"]:
-        for r in left: say(f"Not done: {r}. See {r.folder}.")
+        names = titles(planned)
+        for r in left: say(f"Not done: {names[r.id]}. See {r.folder}.")
         if any(r.state == "failed" for r in left):
             say("Failed runs are tried again with --retry-failed.")
         raise typer.Exit(1)
@@ -290,23 +298,20 @@ def preview(study:Path, runs:Path, workers:int)->None:
 # %% ../nbs/17_cli.ipynb #67c0232d
 def overview(planned)->pd.DataFrame:
     "A row per run: what it is, how large it is and how far."
-    row = lambda r: dict(run=r.id, phase=r.phase, stream=r.notebook.stem,
-                         dataset=r.params["dataset"], method=r.params["method"],
-                         optimizer=r.params["optimizer"], learners=r.learners,
-                         steps=r.steps, learner_steps=r.learners * r.steps)
-    table = pd.DataFrame([dict(row(r), state=r.state) for r in planned])
-    return without_the_obvious(table, planned)
+    table = named(planned)
+    table.insert(list(table).index("stream") + 1, "dataset", [r.params["dataset"] for r in planned])
+    sizes = [dict(learners=r.learners, steps=r.steps, learner_steps=r.learners * r.steps, state=r.state)
+             for r in planned]
+    return table.join(pd.DataFrame(sizes))
+
 
 # %% ../nbs/17_cli.ipynb #1104f94e
-def without_the_obvious(table:pd.DataFrame, planned:list)->pd.DataFrame:
-    "A row per run without phases, if there are none, and with its network if there are several."
-    values = {}
-    for net in (nets := [r.params.get("network", dict(name="")) for r in planned]):
-        for n, v in net.items(): values.setdefault((net["name"], n), set()).add(str(v))
-    said = [" ".join([net["name"], *(f"{n}={v}" for n, v in net.items() if len(values[net["name"], n]) > 1)])
-            for net in nets]
-    if len(set(said)) > 1: table.insert(list(table).index("method"), "network", said)
-    return table if table.phase.any() else table.drop(columns="phase")
+def named(planned:list)->pd.DataFrame:
+    "A row per run: its id, its phase, if the study has two, and what it is."
+    table = told_apart(planned).rename_axis("run").reset_index()
+    if any(r.phase for r in planned): table.insert(1, "phase", [r.phase for r in planned])
+    return table
+
 
 # %% ../nbs/17_cli.ipynb #057fdbd9
 @app.command()
@@ -316,11 +321,9 @@ def status(study:StudyFile, runs:Runs = Path("runs")):
         from l2init.studies import plan
         planned = plan(study, runs, data=False)
     say_scale(planned)
-    rows = [dict(run=r.id, phase=r.phase, stream=r.notebook.stem,
-                 method=r.params["method"], optimizer=r.params["optimizer"],
-                 state=r.state, tasks=r.progress, seconds=r.seconds, error=r.error)
+    rows = [dict(state=r.state, tasks=r.progress, seconds=r.seconds, error=r.error)
             for r in planned]
-    show(without_the_obvious(pd.DataFrame(rows).astype(dict(seconds=float)), planned))
+    show(named(planned).join(pd.DataFrame(rows).astype(dict(seconds=float))))
     if wait := pending(planned): print(f"{wait} more will evaluate what these select.")
 
 # %% ../nbs/17_cli.ipynb #166b3723

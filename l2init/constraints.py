@@ -26,7 +26,7 @@ from .parts import Count, Part, Stack
 from .resets import ShrinkPerturbHyper
 
 # %% ../nbs/08_constraints.ipynb #835da9b8
-constraints = Registry("constraint")
+constraints = Registry("constraint", type[Part])
 
 # %% ../nbs/08_constraints.ipynb #0fa1dbd2
 class ClippingHyper(Options):

@@ -57,7 +57,7 @@ class Dataset:
         return 1 / (255 * s), m / s
 
 # %% ../nbs/00_data.ipynb #b96ca526
-datasets = Registry("data set")
+datasets = Registry("data set", Callable)
 # or synthetic_images_<classes>x<images of each>
 datasets["synthetic_images"] = lambda root: synthetic_images(100, 600)
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import pandas as pd
 from fastcore.basics import patch
-from pydantic import Field, create_model
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError, create_model
 
 from .internals.core import InputError, Options, Registry, checked, short
 from .constraints import constraints
@@ -43,7 +43,7 @@ class Method:
     of: tuple[str, ...] = field(default=(), kw_only=True) # the method that each part is of, in a composition
 
     def __post_init__(self):
-        object.__setattr__(self, "parts", tuple(self.parts))
+        object.__setattr__(self, "parts", _checked_parts(self.title, self.parts))
         if not self.source:
             sources = dict.fromkeys(p.source for p in self.parts)
             object.__setattr__(self, "source", "; ".join(sources))
@@ -58,6 +58,16 @@ class Method:
 
     def __getstate__(self): # without the class that `hyper` makes
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+# %% ../nbs/09_methods.ipynb #c914c62a
+def _checked_parts(title, parts):
+    "As a tuple; raises `InputError` for what are no classes of parts."
+    try: return TypeAdapter(tuple[type[Part], ...]).validate_python(parts)
+    except ValidationError as e:
+        error = e.errors()[0]
+        raise InputError(f"method {title}: parts = {short(error['input'])}: "
+                         f"{error['msg'].replace('Input', 'it').replace('tuple', 'list')}.") from None
+
 
 # %% ../nbs/09_methods.ipynb #46f04a93
 @patch(as_prop=True)
@@ -136,7 +146,7 @@ class Methods(Registry):
         pieces = [p.strip() for p in str(name).split("+")]
         return composed(pieces) if len(pieces) > 1 else super().__missing__(name)
 
-methods = Methods("method")
+methods = Methods("method", InstanceOf[Method])
 methods.register("plain", Method("Plain training", "the baseline"))
 for _name, _part in {**penalties, **resets, **updates, **constraints}.items():
     methods.register(_name, Method(_part.title, parts=[_part]))
@@ -179,6 +189,7 @@ def grid(method:str, # one of `methods`
         its = {n: v for n, v in row.items() if n not in common}
         rows.append({**checked(Learner, where, shared).model_dump(),
                      **checked(own, where, its).model_dump()})
+        _check_row(where, rows[-1])
     table = pd.DataFrame(rows)
     if table.duplicated().any():
         again = table[table.duplicated()].iloc[0].to_dict()
@@ -198,6 +209,14 @@ def _check_lists(where, values):
     if (number := math.prod(map(len, values.values()))) > MOST_LEARNERS:
         raise InputError(f"{where}: the values and seeds make {number:,} learners, "
                          f"at most {MOST_LEARNERS:,} are allowed.")
+
+# %% ../nbs/09_methods.ipynb #538d96cf
+def _check_row(where, row):
+    for name, v in row.items():
+        if not isinstance(v, bool | int | float | str | None):
+            raise InputError(f"{where}: {name} = {short(v)}: of a hyper-parameter, "
+                             "a learner has one number, one word, or whether or not.")
+
 
 # %% ../nbs/09_methods.ipynb #b20d954b
 def composed(names:list[str])->Method: # of `methods`

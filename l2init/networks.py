@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import count
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -497,7 +498,7 @@ def squared_error(outputs:Tensor, # [K, B, 1]
     error = far.square().mean(1)
     return error, error.float(), (2 / y.shape[1] * far)[..., None]
 
-losses = Registry("loss")
+losses = Registry("loss", Callable)
 losses.register("cross_entropy", cross_entropy)
 losses.register("squared_error", squared_error)
 
@@ -986,7 +987,7 @@ def initial_distribution(name:str, fan_in:int, fan_out:int, xavier_gain:str="one
     return Distribution(0., std, normal=True) if shape == "normal" else Distribution(0., math.sqrt(3) * std)
 
 # %% ../nbs/02_networks.ipynb #404512d7
-networks = Registry("network")
+networks = Registry("network", type[Options])
 
 # %% ../nbs/02_networks.ipynb #959b712c
 @networks.register("mlp")

@@ -20,7 +20,7 @@ from .networks import in_a_loop
 from .parts import Part, Stack
 
 # %% ../nbs/07_optimizers.ipynb #2cc7fef0
-optimizers = Registry("optimizer")
+optimizers = Registry("optimizer", type[Options])
 
 # %% ../nbs/07_optimizers.ipynb #f4d45de0
 def optimizer(name:str, # one of `optimizers`
@@ -143,7 +143,7 @@ class Descent(Part):
         return dict(descent=loop) if loop else {}
 
 # %% ../nbs/07_optimizers.ipynb #9758d8aa
-updates = Registry("update rule")
+updates = Registry("update rule", type[Part])
 
 # %% ../nbs/07_optimizers.ipynb #6a0ef1e8
 class UPGDHyper(Options):

@@ -55,7 +55,7 @@ class Penalty(Part):
         "The derivative of h, elementwise."
         return d
 
-penalties = Registry("penalty")
+penalties = Registry("penalty", type[Part])
 
 # %% ../nbs/05_regularizers.ipynb #c755e4c0
 @penalties.register("l2")

@@ -24,7 +24,7 @@ from .networks import Distribution, HiddenLayer, Network, in_a_loop, initial_dis
 from .parts import Count, Part, Stack, distributions_and_keys, per_learner
 
 # %% ../nbs/06_resets.ipynb #ca0134d0
-resets = Registry("reset")
+resets = Registry("reset", type[Part])
 
 # %% ../nbs/06_resets.ipynb #cc21a5b0
 class ShrinkPerturbHyper(Options):

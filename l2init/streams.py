@@ -335,7 +335,7 @@ def first_time(self:Stream, index:int)->int:
     return index % self.recur if self.recur else index
 
 # %% ../nbs/01_streams.ipynb #6bdf3266
-streams = Registry("stream")
+streams = Registry("stream", type[Stream])
 
 def stream(name:str, # one of `streams`
            **options, # the stream's options

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Some', 'MOST_RUNS', 'MOST_NUMBERS', 'TYPES', 'PLACE', 'OF_A_COHORT', 'Named', 'NamedMethod', 'Study',
            'notebook_folders', 'find_notebook', 'read_study', 'declared', 'parameters', 'report_notebook', 'plan',
-           'only_known', 'described', 'with_place', 'own_digest', 'in_code', 'make_run', 'left_out', 'scale_of',
-           'absolute', 'stream_of', 'choose']
+           'only_known', 'described', 'as_written', 'with_place', 'own_digest', 'in_code', 'make_run', 'left_out',
+           'scale_of', 'absolute', 'stream_of', 'choose']
 
 # %% ../nbs/14_studies.ipynb #8857594c
 import ast
@@ -262,7 +262,7 @@ def described(study:Study, s:Named, n:Named|None, m:NamedMethod, o:Named)->dict:
     stream_code, hyper_code, net_code, probes_code = (
         ({}, {}, {}, {}) if study.protocol == "paper"
         else in_code(s.name, m.name, n.name, n.options.get("init", "default")))
-    full = lambda kind, where, options: checked(kind, where, options).model_dump()
+    full = lambda kind, where, options: as_written(where, checked(kind, where, options).model_dump())
     stream_options = full(streams[s.name], f"stream {s.name}", {**stream_code, **s.options})
     return {**stream_options,
             "method": spelled(m.name),
@@ -284,6 +284,17 @@ def _check_names(n, o): # of the options of a network and an optimizer
     if "learning_rate" in o.options: return
     near = [f", and {name} is no option" for name in o.options if name not in optimizers[o.name].model_fields]
     raise InputError(f"optimizer {o.name}: learning_rate, a list, is missing{''.join(near[:1])}.")
+
+# %% ../nbs/14_studies.ipynb #5b39ddef
+def as_written(where:str, options:dict)->dict:
+    "The `options`; raises `InputError` for one that cannot be kept with a run's parameters, as text."
+    for name, v in options.items():
+        try: json.dumps(v)
+        except TypeError:
+            raise InputError(f"{where}: {name} = {short(v)} cannot be written to a file, as is done with all that "
+                             "decides a run. Let the option be a number, a word, or a list of such.") from None
+    return options
+
 
 # %% ../nbs/14_studies.ipynb #d866effb
 def with_place(told:dict, study_file:Path)->dict:

@@ -92,6 +92,23 @@ def forked(entry, *args, cwd=ROOT, env=None, stdin=None)->subprocess.CompletedPr
         return subprocess.CompletedProcess([entry, *args], process.exitcode, read("out"), read("err"))
 
 
+def _as_rank(rank, work, folder):
+    import torch
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(work(rank), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+    os._exit(0) # Gloo's threads free their last tensors late, which aborts a process whose interpreter is being torn down
+
+
+def two_ranks(work, folder)->list:
+    "What `work(rank)` returns in each of two processes that are one another's group. Both are ended where one fails."
+    import torch # after `isolate` has said how many threads it has
+    import torch.multiprocessing as mp
+    mp.start_processes(_as_rank, (work, str(folder)), nprocs=2, start_method="spawn")
+    return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
+
+
 def l2init(project, *args, **env): return forked("l2init.cli:main", *args, cwd=project, env=environment(**env))
 
 

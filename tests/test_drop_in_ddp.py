@@ -1,7 +1,6 @@
 """Drop-ins in two processes: each rank has batches of its own, and all renew the same units with the same draws."""
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import two_ranks
 from torch import nn
 
 from l2init.drop_in import drop_in
@@ -46,18 +45,15 @@ def each_its_own(rank, method, **hyper):
 OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=.5), ewc=dict(importance=100.), shrink_perturb=dict(shrink=.1, noise=.1))
 
 
-def work(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}, f"{folder}/own {rank}.pt")
-    torch.save({m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def work(rank):
+    own = {m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}
+    alike = {m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}
+    return own, alike
 
 
 def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    (own, first), (own_of_second, second) = two_ranks(work, tmp_path)
     for method in HYPER:
         assert torch.equal(first[method], second[method])
         assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
-    own = [torch.load(tmp_path / f"own {rank}.pt") for rank in (0, 1)]
-    for method in OWN: assert torch.equal(own[0][method], own[1][method]), method
+    for method in OWN: assert torch.equal(own[method], own_of_second[method]), method

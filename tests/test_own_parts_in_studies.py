@@ -1,13 +1,13 @@
 """Networks, methods and reports of one's own in a study: what cannot work is said in one line, before anything is trained or written."""
 import json
 
-import pandas as pd
 import pytest
+from processes import l2init
 from test_bad_input import STUDY, document, project, refused # noqa: F401, a fixture
 
-from l2init.cli import without_the_obvious
 from l2init.cohorts import Cohort
 from l2init.internals.core import InputError
+from l2init.internals.runs import told_apart
 from l2init.methods import COLUMNS, grid
 from l2init.plots import _in_words
 from l2init.results import _check_same
@@ -75,6 +75,15 @@ CASES = { # plugin, what is changed in the study, what is said
     "other outputs": (net(forward="return self.first(x.flatten(1))"), ON_IT, ["network own_net: The module gives (2, 8) for 2 inputs"]),
     "a misspelt option": (net(width="self.widht"), ON_IT, ["network own_net: The factory cannot make a module", "AttributeError"]),
     "a negative size": (net(), dict(ON_IT, networks=[dict(name="own_net", width=-3)]), ["network own_net: The factory cannot make a module", "RuntimeError"]),
+    "a misspelt moment": (own(body="def directions(self, delta, grad, step): pass"), WITH_IT, ["cannot be imported", "Part Own: 'directions'", "Did you mean 'direction'"]),
+    "a module as a network": (NETWORK.partition("@")[0] + "networks.register('own_net', nn.Linear)", ON_IT, ["cannot be imported", "network 'own_net'", "subclass of Options"]),
+    "a decorator without a name": (net().replace('("own_net")', ""), ON_IT, ["A network is registered under a name", "my_network"]),
+    "a part as a method": (own().replace('Method("Own", parts=[Own])', "Own"), WITH_IT, ["method 'own'", "instance of Method"]),
+    "a name as a part": (own().replace("[Own]", '["l2"]'), WITH_IT, ["method Own: parts = 'l2'", "subclass of Part"]),
+    "a dictionary of hyper-parameters": (own().replace('"a test", Hyper', '"a test", dict(strength=1.)'), WITH_IT, ["hyper = {'strength': 1.0}", "no subclass of Options"]),
+    "a name given twice": (own() + 'methods.register("own", Method("Another", parts=[Own]))', WITH_IT, ["a method named 'own' already"]),
+    "a list for each learner": (own("sizes").replace("float = 1.", "list[int] = [1, 2]"), WITH_IT, ["sizes = [1, 2]", "one number"]),
+    "an option that is a class": (net("act: type = nn.ReLU"), ON_IT, ["network own_net: act = <class", "cannot be written to a file"]),
     "other random numbers": (net(forward="return self.last(self.first(x.flatten(1)).relu() * random.random())"), ON_IT, ["network own_net", "something else each time"]),
 }
 
@@ -118,9 +127,28 @@ def test_networks_are_told_apart(project, monkeypatch):
     monkeypatch.chdir(project)
     (project / "study.toml").write_bytes(document(dict(STUDY, networks=[dict(name="mlp", hidden=[8]), dict(name="mlp", hidden=[9]), dict(name="cnn", channels=[2, 2])])))
     planned = plan("study.toml")
-    table = without_the_obvious(pd.DataFrame(dict(phase=[""] * 3, stream="s", method=[r.params["method"] for r in planned])), planned)
-    assert sorted(table.network) == ["cnn", "mlp hidden=[8]", "mlp hidden=[9]"] and list(table) == ["stream", "network", "method"]
+    assert sorted(told_apart(planned).network) == ["cnn", "mlp hidden=[8]", "mlp hidden=[9]"]
     assert _in_words('{"name": "mlp", "hidden": [9]}') == "mlp, hidden = [9]" and _in_words("mlp") == "mlp"
+
+
+def test_runs_are_told_apart_by_what_is_unlike_the_others(project, monkeypatch):
+    monkeypatch.chdir(project)
+    methods = [dict(name="l2", strength=[1e-2, 1e-3]), *[dict(name="redo", period=[n], threshold=[.1]) for n in (2, 2, 3)]]
+    methods[2]["moments"] = ["kept"]
+    scaled = [dict(STUDY["streams"][0], scaling=s) for s in ("dataset", "unit")]
+    (project / "study.toml").write_bytes(document(dict(STUDY, streams=scaled, methods=methods)))
+    table = told_apart(plan("study.toml"))
+    assert set(table.stream) == {f"{STUDY['streams'][0]['name']} scaling={s}" for s in ("dataset", "unit")}
+    assert set(table.method) == {"l2", "redo", "redo moments=kept", "redo period=3"} and set(table.optimizer) == {"adam"}
+    assert "redo moments=kept" in l2init(project, "status", "study.toml").stdout
+
+
+def test_what_a_plugin_prints_is_not_part_of_a_table(project):
+    (project / "own.py").write_text(own() + "print('hello')")
+    (project / "study.toml").write_bytes(document(dict(STUDY, **WITH_IT)))
+    assert l2init(project, "run", "study.toml").returncode == 0
+    shown = l2init(project, "table", "study.toml", "--csv")
+    assert shown.stdout.partition(",")[0] in ("method", "stream") and "hello" in shown.stderr, shown
 
 
 def test_the_kept_table_of_another_study_stays(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The drop-in regularizers in two processes: DistributedDataParallel makes weights alike, and the regularizer its anchors."""
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import two_ranks
 from torch import nn
 
 from l2init.internals.core import InputError
@@ -53,15 +53,12 @@ def of_its_own(rank):
     return torch.zeros(1)
 
 
-def work(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def work(rank):
     makers = dict(l2=lambda m, r: L2(m, 1.), l2_init=lambda m, r: L2Init(m, 1.), resampled=lambda m, r: L2InitResampled(m, 1., seed=r))
-    torch.save({n: trained(rank, make) for n, make in makers.items()} | dict(types=of_all_kinds(rank), own=of_its_own(rank)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {n: trained(rank, make) for n, make in makers.items()} | dict(types=of_all_kinds(rank), own=of_its_own(rank))
 
 
 def test_all_ranks_have_the_same_anchors(tmp_path):
-    mp.start_processes(work, (str(tmp_path),), nprocs=2, start_method="spawn")  # joins, and ends both where one fails
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = two_ranks(work, tmp_path)
     for name in first: assert torch.equal(first[name], second[name]), name
     assert first["l2_init"][-1] == 0 and first["types"] == 0
