@@ -60,6 +60,13 @@ hidden = [8]
 """
 
 
+@pytest.fixture(autouse=True)
+def no_plugins():
+    "What a study has told all later processes is not told to those of other tests."
+    yield
+    os.environ.pop("L2INIT_PLUGINS", None)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     "A project whose study the command itself has done, and what it said. Tests work on copies; those that do are in the group `finished`."

@@ -144,8 +144,8 @@ def test_runs_are_told_apart_by_what_is_unlike_the_others(project, monkeypatch):
 
 
 def test_what_a_plugin_prints_is_not_part_of_a_table(project):
-    (project / "own.py").write_text(own() + "print('hello')")
-    (project / "study.toml").write_bytes(document(dict(STUDY, **WITH_IT)))
+    (project / "prints.py").write_text(own() + "print('hello')")
+    (project / "study.toml").write_bytes(document(dict(STUDY, **WITH_IT | dict(plugins=["prints.py"]))))
     assert l2init(project, "run", "study.toml").returncode == 0
     shown = l2init(project, "table", "study.toml", "--csv")
     assert shown.stdout.partition(",")[0] in ("method", "stream") and "hello" in shown.stderr, shown
