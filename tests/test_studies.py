@@ -72,7 +72,7 @@ def test_only_seeds_that_select_or_evaluate(name):
 
 
 FULL = dict( # studies/full: what is not the paper's, beside the data
-    random_label_mnist={}, random_label_mnist_resets={}, random_label_mnist_others={}, random_label_mnist_sgd={}, random_label_mnist_l2={}, random_label_mnist_unit=dict(scaling="unit"), random_label_mnist_adam_correction={}, random_label_mnist_readings_redo={}, random_label_mnist_readings_continual_backprop={}, random_label_mnist_code=dict(last_batch="drop", labels="permuted"), scaling={},
+    random_label_mnist={}, random_label_mnist_resets={}, random_label_mnist_others={}, random_label_mnist_sgd={}, random_label_mnist_l2={}, random_label_mnist_unit=dict(scaling="unit"), random_label_mnist_adam_correction={}, random_label_mnist_replacement_rate={}, random_label_mnist_readings_redo={}, random_label_mnist_readings_continual_backprop={}, random_label_mnist_code=dict(last_batch="drop", labels="permuted"), scaling={},
     selection_random_label_mnist=dict(tasks=10), permuted_mnist=dict(examples=4000), forgetting=dict(tasks=20, examples=4000))
 BESIDE = dict(scaling=[dict(scaling="unit")], # what the other streams of a study change
               random_label_mnist_l2=[dict(last_batch="drop", labels="permuted"), dict(scaling="unit")])
