@@ -27,7 +27,7 @@ from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, does
 from .regularizers import Regularizer, _before_update, _with_hooks
-from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, first_tensor,
+from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, check_there, first_tensor,
                           initial_distributions, inner, reading, tensors_of, undisturbed, units)
 
 # %% ../nbs/18_drop_in.ipynb #50db17e2
@@ -345,6 +345,7 @@ class DropIn:
                 ):
         self.name, self.method = method, methods[method]
         self.model, self.optimizer = inner(model), _with_hooks(optimizer)
+        check_there(self.model)
         values = checked(self.method.hyper, f"method {method}", hyper).model_dump()
         self._check(method, values)
         self._check_once()
@@ -354,13 +355,15 @@ class DropIn:
         network = ModuleNetwork(self.model, learns, example, skip, units)
         self.stack = ModuleStack(network, self.optimizer, checked(_Drawn, method, dict(seed=seed)).seed)
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
-        self._begun = self._ready = False
+        self._begun = self._ready = self._looked = False
+        self._enters = "before_next_step" in values.values()
         self.stack._flat = self.stack.theta0.clone() # of all ranks
         self.parts = [p(self.stack, self._values(its, values))
                       for p, its in zip(self.method.parts, self.method.columns)]
         self.stack._flat = None
         self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
         if self.at["gradient"] or self.at["direction"]: self._check_dense()
+        if self.at["direction"]: self._check_first()
         self._hook()
 
 # %% ../nbs/18_drop_in.ipynb #29731275
@@ -394,6 +397,9 @@ def _check(self:DropIn, name, values):
     if options:
         raise InputError(f"method {name} is an option of the network ({options}): build the model so.")
     if not self.method.parts: raise InputError(f"method {name} does nothing.")
+    if "next_test" in values.values():
+        raise InputError(f"method {name}: judged_on = 'next_test' asks for the next task's test examples, which only "
+                         "streams have.")
     if isinstance(self.optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS learns the loss's curvature from how gradients change, which a method would spoil.")
     for p in self.method.parts:
@@ -404,6 +410,27 @@ def _check(self:DropIn, name, values):
         if own := p.optimizer_options("adam", values):
             raise InputError(f"method {name} wants {own} of the optimizer, which torch.optim does not have.")
 
+# %% ../nbs/18_drop_in.ipynb #4343d92b
+@patch
+def _check_first(self:DropIn): # of those that change weights after a step
+    others = [getattr(h, "__self__", None) for h in self.optimizer._optimizer_step_post_hooks.values()]
+    others = [d for d in others if isinstance(d, DropIn) and d.at["after_step"]]
+    if not others: return
+    raise InputError(f"{self.name} works with what the optimizer itself does, and would take what {others[0].name} "
+                     f"does for a part of it: hook it before, or both as one, {others[0].name + ' + ' + self.name!r}.")
+
+@patch
+def _check_copies(self:DropIn): # of weights, that an optimizer of somebody else's may keep
+    if type(self.optimizer).__module__.startswith("torch.optim"): return
+    for p in (p for p in self.stack.own if p.dim() > 1 and p.numel() > 15):
+        for name, t in self.optimizer.state.get(p, {}).items():
+            if not isinstance(t, Tensor) or t.shape != p.shape: continue
+            near = F.cosine_similarity(t.flatten().float(), p.detach().flatten().float(), 0) > .9
+            if near and .5 < t.norm() / p.norm() < 2:
+                raise InputError(f"{type(self.optimizer).__name__} keeps {name!r}, which seems to be a copy of the "
+                                 f"weights, and what {self.name} does to them would come undone.")
+
+
 # %% ../nbs/18_drop_in.ipynb #f2d3808f
 @patch
 def _hook(self:DropIn):
@@ -411,11 +438,16 @@ def _hook(self:DropIn):
     self.hooks = [o.register_step_pre_hook(self._before), o.register_step_post_hook(self._after)]
     if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(Hook(self._begin)))
     found = self.stack.network.found if self.at["after_step"] else None
+    places = [p for g in found or () for p in (*g.producers, *g.consumers, *g.normalizers)]
+    self.renewed = [(p.module, w) for p in places for w in m.get_submodule(p.module).parameters(recurse=False)
+                    if w.requires_grad]
     for s in {s.key: s for g in found or () for s in (*g.seen, *g.read)}.values():
         sub = m.get_submodule(s.module)
         def note(module, args, kwargs, output=None, key=s.key, own=sub):
             if module is own and self._wanted(): # not of a replica, which shares the hook
-                self.seen[key] = [(output if key[1] else first_tensor(args, kwargs)).detach()[None]]
+                given = output if key[1] else first_tensor(args, kwargs)
+                if torch._C._functorch.is_functorch_wrapped_tensor(given): return # gradients by example
+                self.seen[key] = [given.detach()[None]]
         hook = sub.register_forward_hook if s.output else sub.register_forward_pre_hook
         self.hooks.append(hook(Hook(note), with_kwargs=True))
 
@@ -440,7 +472,8 @@ def _begin(self:DropIn, *_): # a training pass begins
 
 @patch
 def _before(self:DropIn, optimizer, args, kwargs): # its step
-    self._ready, known = False, {id(p) for g in self.optimizer.param_groups for p in g["params"]}
+    self._ready = self._ready and _calls_hooks_twice(self.optimizer) # of the step of the class above
+    known = {id(p) for g in self.optimizer.param_groups for p in g["params"]}
     if any(id(p) not in known for p in self.stack.own):
         raise InputError("The optimizer no longer has all parameters that it had when the method was hooked to it: "
                          "remove() the method and make it anew.")
@@ -448,7 +481,22 @@ def _before(self:DropIn, optimizer, args, kwargs): # its step
     if now != then:
         raise InputError(f"The model's weights are {now[0]} on {now[1]} now, and were {then[0]} on {then[1]} when the "
                          "method was hooked to it: remove() the method and make it anew.")
+    self._check_learned()
     return _before_update(args, kwargs, self._prepare)
+
+# %% ../nbs/18_drop_in.ipynb #b56a7bbd
+@patch
+def _check_learned(self:DropIn): # what is renewed can still be
+    frozen = next((name for name, p in self.renewed if not p.requires_grad), None)
+    if frozen is None: return
+    raise InputError(f"{frozen!r}, which belongs to hidden units, was frozen after the method was hooked: "
+                     "remove() the method and make it anew, which leaves them out.")
+
+
+# %% ../nbs/18_drop_in.ipynb #e9a18fd8
+def _calls_hooks_twice(optimizer): # a step that calls the step of the class above
+    return sum(hasattr(vars(c).get("step"), "hooked") for c in type(optimizer).__mro__) > 1
+
 
 # %% ../nbs/18_drop_in.ipynb #8b6f8339
 @patch
@@ -456,6 +504,9 @@ def _before(self:DropIn, optimizer, args, kwargs): # its step
 def _prepare(self:DropIn): # gradients are there, the optimizer has not changed anything yet
     inf = getattr(self.optimizer, "found_inf", None) # a GradScaler says so to a fused optimizer
     if self._ready or (inf is not None and inf.item()): return
+    if self._enters and not self._begun:
+        raise InputError("The optimizer takes a step, but the model was not called before in training mode with "
+                         "gradients, when units that wait are renewed: call model(x), and no function of it.")
     self._ready, stack = True, self.stack
     if not self.at["gradient"] and not self.at["direction"]: return
     scale = getattr(self.optimizer, "grad_scale", None)
@@ -486,7 +537,8 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
         self.stack._flat = self._start # as parts see it in a cohort: before the step
         for part in self.at["direction"]: part.direction(delta, self._grad, self.steps)
         self.stack.put_back(self._start + delta)
-    due = self._wanted_now()
+    if not self._looked and (self.at["after_step"] or self.at["between_tasks"]): self._check_copies()
+    self._looked, due = True, self._wanted_now()
     self.steps += 1
     if due: self._do("after_step", self._everywhere(), self.steps)
     self.seen.clear()
@@ -505,6 +557,7 @@ def _wanted_now(self:DropIn):
                          "gradients, so that its units were not seen. "
                          "A model that was compiled before, or whose like was, has to be compiled anew after "
                          "torch._dynamo.reset().")
+    if due: self._check_seen()
     if due and not all(t.numel() for ts in self.seen.values() for t in ts):
         raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
     return due
@@ -525,6 +578,15 @@ def _all_ranks(t): # [1, B, …] -> examples of all ranks, as many of each as th
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, mine)
     return torch.cat(parts, 1)
+
+# %% ../nbs/18_drop_in.ipynb #3174e11a
+@patch
+def _check_seen(self:DropIn): # all units, if any
+    unseen = [g.name for g in self.stack.network.found or () if not all(s.key in self.seen for s in (*g.seen, *g.read))]
+    if not unseen: return
+    raise InputError(f"The units of {unseen[0]!r} had no part in the batch before the optimizer's step, so that they "
+                     f"cannot be judged: leave out what does not run in each step, as by skip={unseen}.")
+
 
 # %% ../nbs/18_drop_in.ipynb #f96b1542
 @patch
@@ -622,6 +684,7 @@ def measure(model:nn.Module,
            )->dict[str, float]:
     "Probes of a model on a batch. The model is as before afterwards."
     model = inner(model)
+    check_there(model)
     found = _found(model, x, skip) if units is None else ModuleUnits.of(units)
     found.check(model)
     with undisturbed(model, train), torch.enable_grad():
@@ -632,7 +695,7 @@ def measure(model:nn.Module,
 
 # %% ../nbs/18_drop_in.ipynb #f8eeb97b
 def _last_linear(model, x):
-    with torch.no_grad(): order = _calls(model, x).order
+    order = _calls(model, x).order
     return next((m for m in map(model.get_submodule, order[::-1]) if isinstance(m, nn.Linear)), None)
 
 @contextmanager
@@ -683,7 +746,7 @@ def _of_loss(model, output, y, loss):
     except (TypeError, AttributeError, ValueError, RuntimeError, LookupError) as e:
         raise InputError(f"The loss cannot be computed: {said(e)}. The model gives {_what(logits)}, and y is "
                          f"{_what(y)}; loss= is a function of both.") from e
-    norm = sum(g.double().square().sum() for g in grads if g is not None) ** .5
+    norm = sum(g.abs().double().square().sum() for g in grads if g is not None) ** .5
     return dict(loss=value.item(), gradient_norm=float(norm) if learns else float("nan")) | _right(logits, y, loss)
 
 # %% ../nbs/18_drop_in.ipynb #cb80d562

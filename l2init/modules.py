@@ -114,7 +114,7 @@ class StackedModule:
             if not p.requires_grad:
                 raise InputError(f"The parameter {name} is frozen. A cohort trains all parameters: "
                                  "make it a buffer, which is kept as it is.")
-        self.weights = module_weights(self.template)
+        self.weights, self.tied = module_weights(self.template), _tied(self.template)
         if not self.weights: raise InputError("The module has no parameters, so there is nothing to train.")
         self.size = self.weights[-1].where.stop
         self.shapes = {w.name: w.shape for w in self.weights}
@@ -209,11 +209,12 @@ class KeyedDropout(nn.Module):
 # %% ../nbs/10_modules.ipynb #82304657
 def with_keyed_dropout(module:nn.Module)->nn.Module:
     "`module` with `KeyedDropout` in place of dropout."
-    for name, m in list(module.named_modules()):
-        if type(m) is not nn.Dropout: continue
-        if not name: return KeyedDropout(m.p)
+    keyed = {m: KeyedDropout(m.p) for m in module.modules() if type(m) is nn.Dropout}
+    if module in keyed: return keyed[module]
+    for name, m in list(module.named_modules(remove_duplicate=False)):
+        if m not in keyed: continue
         parent, own = _apart(name)
-        setattr(module.get_submodule(parent), own, KeyedDropout(m.p))
+        setattr(module.get_submodule(parent), own, keyed[m])
     return module
 
 # %% ../nbs/10_modules.ipynb #fd3fc336
@@ -225,6 +226,21 @@ def attention_for_vmap():
     try:
         with sdpa_kernel(SDPBackend.MATH): yield
     finally: torch.backends.mha.set_fastpath_enabled(before)
+
+# %% ../nbs/10_modules.ipynb #69b1be24
+@patch
+def _called(self:StackedModule, p:dict, b:dict, x:Tensor): # of one learner
+    tensors = {**p, **b}
+    tied = {other: tensors[name] for name, other in self.tied if name in tensors}
+    # by name, since PyTorch's own way leaves the tensors in a module that has two names
+    return functional_call(self.template, tensors | tied, (x,), tie_weights=False)
+
+def _tied(template): # (name, another name) of a tensor that several modules have
+    first = {}
+    return [(first[id(t)], f"{module}.{n}".lstrip(".")) for module, m in template.named_modules()
+            for n, t in (*m._parameters.items(), *m._buffers.items())
+            if t is not None and first.setdefault(id(t), f"{module}.{n}".lstrip(".")) != f"{module}.{n}".lstrip(".")]
+
 
 # %% ../nbs/10_modules.ipynb #5a8fd102
 @patch
@@ -241,7 +257,7 @@ def _run(self:StackedModule, params:dict, x:Tensor, step=None): # None: evaluati
     params = {n: p.to(low) for n, p in params.items()}
     if x.is_floating_point(): x = x.to(low)
     def call(p, b, x):
-        with reading(self.template, self.found or []) as seen: logits = functional_call(self.template, (p, b), (x,))
+        with reading(self.template, self.found or []) as seen: logits = self._called(p, b, x)
         return logits, {k: [t[0] for t in ts] for k, ts in seen.items()}
     with attention_for_vmap():
         logits, seen = vmap(call, randomness="error")(params, extra, x)
@@ -296,7 +312,7 @@ NUMBERS = 2**25 # gradients of single examples that are held at once
 @patch
 def _squares(self:StackedModule, leaves, squares, x, dy):
     if self.template.training: self.template.eval()
-    call = lambda p, b, x: functional_call(self.template, (p, b), (x[None],))[0]
+    call = lambda p, b, x: self._called(p, b, x[None])[0]
     one = lambda p, b, x, dy: vjp(lambda p: call(p, b, x), p)[1](dy)[0]
     each = attention_for_vmap()(vmap(vmap(one, (None, None, 0, 0))))
     for total in squares.values(): total.zero_()
@@ -327,7 +343,7 @@ def activations(self:StackedModule,
         if isinstance(m, ACTIVATIONS): hooks.append(m.register_forward_hook(after))
     def call(p, b, x):
         units.clear(), last.clear()
-        logits = functional_call(self.template, (p, b), (x,))
+        logits = self._called(p, b, x)
         return logits, [last["features"]] if "features" in last else [], tuple(units)
     units = []
     self.template.eval()
@@ -411,7 +427,8 @@ def _try(self:StackedModule):
     net = self.start(seeds, torch.float32)
     try:
         logits, saved = net.learning(net.views(again), x, 0)
-        others = [net.learning(net.views(again), x, 0)[0] for _ in range(3)]
+        anew = (self.start(seeds, torch.float32) for _ in range(3))
+        others = [n.learning(n.views(again), x, 0)[0] for n in anew]
         same = all(torch.equal(o.nan_to_num(), logits.nan_to_num()) for o in others)
         net.backward(net.views(again), net.views(torch.zeros_like(again)), saved, torch.zeros_like(logits))
     except (RuntimeError, ValueError, TypeError) as e:
@@ -433,9 +450,16 @@ def _try(self:StackedModule):
 def _try_alone(self:StackedModule, x): # without vmap
     try:
         with undisturbed(self.template), torch.no_grad(): logits = self.template(x)
+        with undisturbed(self.template, train=True), torch.no_grad():
+            own = dict(self.template.named_buffers())
+            self.template(x)
+            other = [n for n, b in self.template.named_buffers() if b is not own[n]]
     except Exception as e:
         raise InputError(f"The module cannot take inputs of {self.shape}, a tensor {tuple(x.shape)} for 2 of them: "
                          f"{said(e)}.") from e
+    if other:
+        raise InputError(f"The module's forward puts another tensor in the place of its buffer {other[0]!r}, which "
+                         "would be lost: change it in place, as by copy_.")
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, self.classes):
         raise InputError(f"The module gives {gives} for 2 inputs, "

@@ -203,6 +203,7 @@ class Regularizer(nn.Module):
         self.rule = penalties[self.penalty]
         self.hyper = checked(self.rule.hyper, type(self).__name__,
                              dict(strength=strength, **hyper)).model_dump()
+        while hasattr(model, "_orig_mod"): model = model._orig_mod # what torch.compile has wrapped
         # in a list, so that it does not become a submodule
         self._model, self.skip, self.sync = [model], skip, sync
         self.anchors = nn.Module()
@@ -374,6 +375,10 @@ class _Pull:
     "The handle of `attach`: pulls once in each step of the optimizer, until `remove()`."
     def __init__(self, regularizer, optimizer):
         self.regularizer, self.done = regularizer, False
+        for hook in optimizer._optimizer_step_pre_hooks.values():
+            if getattr(getattr(hook, "__self__", None), "at", {}).get("direction"):
+                raise InputError(f"{hook.__self__.name} works with what the optimizer itself does, and would take the "
+                                 "pull for a part of it: attach first, and hook it then.")
         self.hooks = (optimizer.register_step_pre_hook(self._before),
                       optimizer.register_step_post_hook(self._after))
 
@@ -422,6 +427,10 @@ def _with_hooks(optimizer):
         if optimizer is None:
             raise InputError(f"{type(outer).__name__} has no step hooks and no optimizer inside: "
                              "a torch.optim.Optimizer is needed.")
+    base = getattr(optimizer, "base_optimizer", None)
+    if isinstance(base, torch.optim.Optimizer): # as SAM has one
+        raise InputError(f"{type(optimizer).__name__} steps by its base_optimizer, and its own step() may never be "
+                         "called: give optimizer.base_optimizer.")
     return optimizer
 
 # %% ../nbs/05_regularizers.ipynb #db651ce9

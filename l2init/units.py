@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'NO_ACTIVATION', 'WITHOUT_END', 'NOT_REACHED', 'Place', 'Share', 'Seen',
-           'Group', 'Slopes', 'initial_distribution_of', 'initial_distributions', 'inner', 'Hook', 'undisturbed',
-           'call', 'first_tensor', 'tensors_of', 'reading', 'ModuleUnits', 'units', 'by_hand']
+           'Group', 'Slopes', 'initial_distribution_of', 'initial_distributions', 'inner', 'check_there', 'Hook',
+           'undisturbed', 'call', 'first_tensor', 'tensors_of', 'reading', 'ModuleUnits', 'units', 'by_hand']
 
 # %% ../nbs/03_units.ipynb #d8df2bd7
 import math
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .internals.core import InputError, said, short, unknown
 from .networks import Distribution
@@ -213,9 +213,15 @@ def initial(self:Group, network, which:int=0)->tuple[Distribution, int, int]:
 def initial_distribution_of(p:Tensor, fan_in:int)->Distribution: # fan_in 0: of no layer that has one
     "What a parameter at its start seems to be drawn from."
     most, bound = p.abs().max().item(), fan_in and 1 / math.sqrt(fan_in)
-    if bound / 2 < most <= bound * (1 + 1e-6): return Distribution(0., bound) # PyTorch's own
+    if bound / 2 < most <= bound * (1 + 1e-6) and _as_spread(p, bound): return Distribution(0., bound) # PyTorch's own
     if p.min() == p.max(): return Distribution(p.flatten()[0].item(), 0.)
     return Distribution(p.mean().item(), p.std().item(), normal=True)
+
+# %% ../nbs/03_units.ipynb #0bbde474
+def _as_spread(p, bound): # as numbers drawn uniformly within `bound`, but for chance
+    spread = p.square().mean().sqrt().item() / (bound / math.sqrt(3))
+    return abs(spread - 1) < .02 + 2 / math.sqrt(p.numel())
+
 
 # %% ../nbs/03_units.ipynb #2b5f10c8
 @torch.no_grad()
@@ -246,6 +252,14 @@ def inner(model:nn.Module)->nn.Module:
     if not isinstance(model, torch.jit.ScriptModule): return model
     raise InputError("A model that torch.jit made cannot be looked into: give the module that it was made from.")
 
+# %% ../nbs/03_units.ipynb #3728c37e
+def check_there(model:nn.Module)->None:
+    "Raise `InputError` for a model whose parameters have no values yet."
+    for name, p in model.named_parameters():
+        if nn.parameter.is_lazy(p): raise InputError(f"{name} has no shape yet: run the model once before.")
+        if p.is_meta: raise InputError(f"{name} is on the device 'meta', where it has no values: load them before.")
+
+
 # %% ../nbs/03_units.ipynb #0a38fe79
 class Hook:
     "What a method does when a module is called: nothing while the model is looked at, and nothing in a copy of it."
@@ -256,13 +270,16 @@ class Hook:
 
 @contextmanager
 def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is meanwhile
-    "Within it the model can be run, uncompiled, and is as before afterwards: modes, buffers, random state."
+    """Within it the model can be run, uncompiled, and is as before afterwards: modes, buffers, random state.
+    Modes are set directly where that will do, since `train()` and `eval()` of some layers change weights (LoRA's)."""
     if torch.is_inference_mode_enabled():
         raise InputError("Within torch.inference_mode() there are no gradients, by which a model is looked at. "
                          "Leave it; torch.no_grad() does no harm.")
     modes = {m: m.training for m in model.modules()}
     changing = [m.weight for m in modes if getattr(m, "max_norm", None) is not None] # of embeddings, when they look up
     buffers = [(b, b.detach().clone()) for b in (*model.buffers(), *changing)]
+    places = {m: dict(m._buffers) for m in modes} # that a pass may fill with others
+    asked = train and not model.training
     cached = torch.is_autocast_cache_enabled()
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
     compiled = {m: m._compiled_call_impl for m in modes if m._compiled_call_impl} # by `model.compile()`
@@ -271,18 +288,25 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
             Hook.looked_at += 1
             torch.set_autocast_cache_enabled(False) # it would have weights as they were before a trial
             for m in compiled: m._compiled_call_impl = None
-            yield model.train(train)
+            if asked: model.train()
+            elif not train:
+                for m in modes: m.training = False
+            yield model
         finally:
             Hook.looked_at -= 1
             torch.set_autocast_cache_enabled(cached)
             for m, impl in compiled.items(): m._compiled_call_impl = impl
+            if asked: model.eval()
             for m, mode in modes.items(): m.training = mode
+            for m, own in places.items(): m._buffers.update(own)
             with torch.no_grad():
                 for b, before in buffers: b.copy_(before)
 
 # %% ../nbs/03_units.ipynb #fec75aaf
 def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictionary of named ones
     "What the model gives for an example. Raises `InputError` if it cannot take it."
+    # a copy, which the model may change
+    example = tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, example)
     try:
         if isinstance(example, dict): return model(**example)
         return model(*example) if isinstance(example, (tuple, list)) else model(example)
@@ -509,9 +533,12 @@ def _coupled(model, example):
         def get_out_channels(self, layer): return layer.normalized_shape[0] # of images, too
         get_in_channels = get_out_channels
     graph = torch_pruning.DependencyGraph()
-    graph.build_dependency(model, example, forward_fn=call, verbose=False,
-                           customized_pruners={nn.LayerNorm: Channels(), nn.RMSNorm: Channels()},
-                           output_transform=lambda out: [t for t in _leaves(out) if t.grad_fn is not None])
+    model.eval = lambda: model # it is in this mode already, and may change when it is asked
+    try:
+        graph.build_dependency(model, example, forward_fn=call, verbose=False,
+                               customized_pruners={nn.LayerNorm: Channels(), nn.RMSNorm: Channels()},
+                               output_transform=lambda out: [t for t in _leaves(out) if t.grad_fn is not None])
+    finally: del model.eval
     shapes = [t.shape for t in (*model.parameters(), *_leaves(call(model, example)))]
     count = _bounded(graph, max(max(s, default=1) for s in shapes))
     for group in graph.get_all_groups():
@@ -560,7 +587,7 @@ def _unmixed(model): # without what mixes units
 
 # %% ../nbs/03_units.ipynb #9469eeec
 @torch.no_grad()
-def _holds(model, example, groups): # is it so?
+def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: gets the names of those not seen where said
     params = tensors_of(model)
     made = [(g, [*g.rows(params), *g.biases(params), *(t for t, _ in g.norms(params))]) for g in groups]
     modules = {p.module for g in groups for p in (*g.producers, *g.consumers, *g.normalizers)}
@@ -569,7 +596,8 @@ def _holds(model, example, groups): # is it so?
         with undisturbed(model), _unmixed(model):
             torch.manual_seed(0)
             half = {g.name: torch.randperm(g.units)[:(g.units + 1) // 2] for g in groups}
-            return _cut_off(model, example, params, made, half) and _silent(model, example, made, half)
+            whole = _cut_off(model, example, params, made, half)
+            return whole and _silent(model, example, made, half, set() if elsewhere is None else elsewhere)
     finally:
         for t, was in before: t.copy_(was)
 
@@ -586,12 +614,16 @@ def _cut_off(model, example, params, made, half): # without columns, do rows rea
     near = lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item(), equal_nan=True)
     return all(near(a, b) for a, b in zip(_leaves(call(model, example)), right))
 
-def _silent(model, example, made, half): # without rows, does anything reach those that listen?
+def _silent(model, example, made, half, elsewhere): # without rows, does anything reach those that listen?
     for g, tensors in made:
         for t in tensors: t[:, half[g.name]] = 0
     with reading(model, [g for g, _ in made]) as saved: call(model, example)
-    read = [g.pooled(saved, None)[:, half[g.name]] for g, _ in made]
-    return all((r.amax(2) - r.amin(2) <= 1e-5).all() for r in read)
+    constant = lambda r: bool((r.amax(2) - r.amin(2) <= 1e-5).all())
+    elsewhere |= {g.name for g, _ in made if not constant(g.activations(saved)[:, half[g.name]])}
+    return all(constant(g.pooled(saved, None)[:, half[g.name]]) for g, _ in made)
+
+def _seen_as_read(groups, elsewhere): # an activation with as many tokens as channels may be taken the wrong way
+    return [replace(g, seen=g.read) if g.name in elsewhere else g for g in groups]
 
 # %% ../nbs/03_units.ipynb #ec1065ba
 @dataclass(frozen=True)
@@ -638,20 +670,21 @@ def units(model:nn.Module,
     if not isinstance(skip, (list, tuple, set)) or not all(isinstance(s, str) for s in skip):
         raise InputError(f"skip = {short(skip)}: a list of names of modules is needed.")
     model, skip = inner(model), list(skip)
-    if lazy := [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
-        raise InputError(f"{lazy[0]} has no shape yet: run the model once before its units are looked for.")
+    check_there(model)
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     with undisturbed(model), _differentiable(model):
         calls, coupled = _calls(model, example), _listed(model, example)
         groups, left_out, unclear = _sorted_out(model, calls, coupled, frozen, skip)
         left_out |= _beside(model, example, calls, skip)
+        left_out |= _of_other_kinds(model, calls, coupled, left_out)
     _check_skip(skip, groups, left_out)
     if groups: _check_finite(model, example)
-    if groups and not _holds(model, example, groups):
+    elsewhere = set()
+    if groups and not _holds(model, example, groups, elsewhere):
         wrong = [g.name for g in groups if not _holds(model, example, [g])] or [g.name for g in groups]
         unclear |= dict.fromkeys(wrong, "the model does not do what its graph says")
     if unclear: raise _not_understood(unclear)
-    return ModuleUnits(groups, left_out, _shapes(model))
+    return ModuleUnits(_seen_as_read(groups, elsewhere), left_out, _shapes(model))
 
 def _shapes(model): return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
@@ -727,7 +760,8 @@ def _makes_its_weights(module): # by a parametrization, or by hooks as PyTorch d
 # %% ../nbs/03_units.ipynb #a8d23563
 def _understood(model, calls, names, items, n):
     ids = {}
-    for name, p in model.named_parameters(remove_duplicate=False): ids.setdefault(id(p), []).append(name)
+    for module, m in model.named_modules(): # each once, also one that has two names
+        for name, p in m._parameters.items(): ids.setdefault(id(p), []).append(f"{module}.{name}".lstrip("."))
     made = next((names[m] for m, *_ in items if m in names and _makes_its_weights(m)), None)
     if made is not None: raise _Unclear(f"the weights of {made!r} are made of others, as by weight_norm")
     for name in _own(names, items):
@@ -760,6 +794,14 @@ def _in_attention(model, name): # whose own function uses the weights of its par
     return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
 
 
+# %% ../nbs/03_units.ipynb #59b39483
+def _of_other_kinds(model, calls, coupled, left_out): # layers of one's own that the graph goes through: name -> why
+    known = {m for *_, items, _ in coupled for m, *_ in items}
+    return {n: "it is no layer whose rows and columns are known" for n in calls.order if n not in left_out
+            and (m := model.get_submodule(n)) not in known and any(p.dim() > 1 for p in m.parameters())
+            and not isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+
+
 # %% ../nbs/03_units.ipynb #4d42764f
 def by_hand(model:nn.Module,
             example, # as for `units`
@@ -778,7 +820,8 @@ def by_hand(model:nn.Module,
     with undisturbed(model), _differentiable(model): calls = _calls(model, example)
     try: group = _group(model, calls, *places.values(), n)
     except _Unclear as e: raise InputError(f"by_hand: {e}.") from None
-    if _holds(model, example, [group]): return group
+    elsewhere = set()
+    if _holds(model, example, [group], elsewhere): return _seen_as_read([group], elsewhere)[0]
     raise InputError(f"by_hand: these are not all rows and columns of the units of {group.name!r}, or not only theirs.")
 
 # %% ../nbs/03_units.ipynb #589ac488

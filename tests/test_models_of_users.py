@@ -1,0 +1,307 @@
+"""Models and optimizers as users have them, which a drop-in, `units`, `measure` or a cohort must treat rightly or refuse by name."""
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from l2init.cohorts import Cohort
+from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in, measure
+from l2init.internals.core import InputError
+from l2init.methods import grid
+from l2init.regularizers import L2Init
+from l2init.units import initial_distributions, units
+
+X, Y = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def sgd(model, lr=.1): return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def step(model, optimizer, x=X):
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), Y).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("fill, spread", [(lambda w: nn.init.trunc_normal_(w, std=.02), .02), (lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)), 96**-.5 / 3**.5),
+                                          (lambda w: nn.init.xavier_uniform_(w, gain=.8), .8 * math.sqrt(2 / 480)), (lambda w: nn.init.orthogonal_(w), 384**-.5)])
+def test_new_weights_have_the_spread_of_the_old(fill, spread):
+    torch.manual_seed(0)
+    layer = nn.Linear(96, 384)
+    fill(layer.weight)
+    before = layer.weight.std().item()
+    optimizer = sgd(layer, 0.)
+    ShrinkPerturb(layer, optimizer, shrink=1., noise=1.)
+    optimizer.step()
+    assert abs(before / spread - 1) < .05 and abs(layer.weight.std().item() / before - 1) < .05
+
+
+def test_few_numbers_may_be_pytorch_s_own():
+    for seed in range(50):
+        torch.manual_seed(seed)
+        found = initial_distributions(nn.Linear(4, 3))
+        assert all(d.scale == .5 or d.normal for d in found.values())
+        assert not found["weight"].normal
+
+
+class Merges(nn.Linear):
+    "As LoRA layers do."
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.a, self.merged = nn.Parameter(torch.full_like(self.weight, .1)), False
+        self.weight.requires_grad_(False)
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode: self.weight.data.add_(self.a.data, alpha=-1. if mode else 1.)
+        self.merged = not mode
+        return self
+    def forward(self, x): return F.linear(x, self.weight if self.merged else self.weight + self.a, self.bias)
+
+
+def test_layers_that_merge_weights_by_mode_are_left_alone():
+    model = nn.Sequential(Merges(10, 16), nn.ReLU(), Merges(16, 4))
+    before = copy.deepcopy(model.state_dict())
+    for train in (False, True): measure(model, X, Y, train=train, units=[])
+    units(model, X)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items()) and not model[0].merged
+    F.cross_entropy(model(X), Y).backward()
+    assert model[0].a.grad is not None
+
+
+class Follows(nn.Module):
+    "With a buffer that each pass changes: `how` says how."
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last, self.how = nn.Linear(10, 16), nn.Linear(16, 4), how
+        self.register_buffer("mean", torch.zeros(16))
+    def forward(self, x):
+        h = self.first(x.flatten(1)).relu()
+        new = .9 * self.mean + .1 * h.detach().mean(0)
+        if self.how == "another": self.mean = new
+        else: self.mean.copy_(new)
+        return self.last(h + new)
+
+
+@pytest.mark.parametrize("how", ("another", "in place"))
+def test_buffers_are_as_before(how):
+    model = Follows(how)
+    buffer, was = model.mean, model.mean.clone()
+    for train in (False, True): measure(model, X, Y, units=[], train=train)
+    assert model.mean is buffer and torch.equal(buffer, was)
+
+
+def test_a_cohort_keeps_a_buffer_that_is_changed_in_place_and_refuses_one_that_is_replaced():
+    make = lambda how: Cohort(grid("plain", [0], [1e-3]), (1, 2, 5), 4, "plain", network_name="module", factory=lambda shape, classes: Follows(how))
+    with pytest.raises(InputError, match="in the place of its buffer 'mean'"): make("another")
+    make("in place")
+
+
+def test_an_optimizer_of_ones_own_class_is_followed_once():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None): return super().step(closure)
+    sgd(mlp()) # marks the step of the class above, too
+    model, weights = nn.Linear(3, 1, bias=False), torch.ones(1, 3)
+    with torch.no_grad(): model.weight.copy_(weights)
+    optimizer = Own(model.parameters(), lr=1.)
+    drop_in("l2", model, optimizer, strength=.1)
+    for n in (1, 2):
+        model.weight.grad = torch.zeros(1, 3)
+        optimizer.step()
+        torch.testing.assert_close(model.weight.detach(), weights * .9**n)
+
+
+def test_an_optimizer_that_steps_by_another_is_refused():
+    class SAM(torch.optim.Optimizer):
+        def __init__(self, params):
+            self.base_optimizer = torch.optim.SGD(params, lr=.1)
+            super().__init__(self.base_optimizer.param_groups, {})
+        def step(self, closure=None): self.base_optimizer.step()
+    model = mlp()
+    optimizer = SAM(list(model.parameters()))
+    optimizer.zero_grad()
+    for hook in (lambda: drop_in("l2", model, optimizer, strength=.1), lambda: L2Init(model, .1).attach(optimizer)):
+        with pytest.raises(InputError, match="give optimizer.base_optimizer"): hook()
+    drop_in("l2", model, optimizer.base_optimizer, strength=.1)
+
+
+def test_units_that_were_frozen_later_are_not_renewed():
+    model = mlp()
+    optimizer = sgd(model)
+    ReDo(model, optimizer, X, period=1, threshold=10.)
+    step(model, optimizer)
+    model[0].requires_grad_(False)
+    was = model[0].weight.clone()
+    with pytest.raises(InputError, match="'0', which belongs to hidden units, was frozen"): step(model, optimizer)
+    assert torch.equal(model[0].weight, was)
+
+
+def test_what_looks_at_the_optimizer_s_step_comes_first():
+    model = mlp()
+    optimizer = sgd(model)
+    upgd = dict(noise=.01)
+    redo = ReDo(model, optimizer, X, period=1, threshold=.1)
+    with pytest.raises(InputError, match="'redo \\+ upgd'"): drop_in("upgd", model, optimizer, **upgd)
+    redo.remove()
+    drop_in("upgd", model, optimizer, **upgd)
+    ReDo(model, optimizer, X, period=1, threshold=.1)
+    with pytest.raises(InputError, match="attach first"): L2Init(model, .1).attach(optimizer)
+
+
+class Tokens(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.last = nn.Conv2d(1, channels, 4, 4), nn.ReLU(), nn.Linear(channels, 4)
+        with torch.no_grad(): self.conv.bias.copy_(torch.where(torch.arange(channels) < 4, -100., 100.))
+    def forward(self, x): return self.last(self.act(self.conv(x).flatten(2).transpose(1, 2))).mean(1)
+
+
+@pytest.mark.parametrize("channels", (12, 16)) # of 16 tokens
+def test_as_many_tokens_as_channels(channels):
+    model, x = Tokens(channels), torch.rand(6, 1, 16, 16)
+    assert measure(model, x)["dead_share"] == pytest.approx(4 / channels)
+
+
+def test_an_optimizer_that_keeps_copies_of_weights_is_refused():
+    class Averages(torch.optim.Optimizer):
+        def __init__(self, params): super().__init__(params, dict(lr=.1))
+        @torch.no_grad()
+        def step(self, closure=None):
+            for p in self.param_groups[0]["params"]:
+                z = self.state[p].setdefault("z", p.clone())
+                z.sub_(p.grad, alpha=.1)
+                p.lerp_(z, .5)
+    Averages.__module__ = "somebody"
+    model = mlp()
+    optimizer = Averages(list(model.parameters()))
+    ShrinkPerturb(model, optimizer, shrink=.1, noise=0.)
+    with pytest.raises(InputError, match="Averages keeps 'z', which seems to be a copy"): step(model, optimizer)
+
+
+def test_layers_of_one_s_own_are_named():
+    class Own(nn.Module):
+        def __init__(self, a, b):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(a, b)), nn.Parameter(torch.zeros(b))
+        def forward(self, x): return torch.addmm(self.bias, x, self.weight)
+    found = units(nn.Sequential(Own(10, 16), nn.GELU(), Own(16, 12), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)), X)
+    assert [g.name for g in found] == ["3"] and {"0", "2"} <= set(found.left_out)
+
+
+def test_the_gradient_norm_of_complex_weights():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([1 + 2j, -1j]))
+        def forward(self, x): return (self.w * x).sum().abs()[None]
+    model = Complex()
+    w = model.w
+    value = measure(model, torch.ones(2), torch.zeros(1), loss=lambda out, y: (out - y).square().sum(), units=[])
+    grad, = torch.autograd.grad((w.sum()).abs()**2, w)
+    assert value["gradient_norm"] == pytest.approx(grad.abs().square().sum().sqrt().item(), rel=1e-5)
+
+
+def test_what_only_streams_have_is_refused_at_once():
+    model = mlp()
+    with pytest.raises(InputError, match="which only streams have"): ReDo(model, sgd(model), X, period=1, threshold=.1, judged_on="next_test")
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2)])
+    def forward(self, x, which=None): return sum(h(x) for h in self.heads) if which is None else self.heads[which](x)
+
+
+@pytest.mark.parametrize("method", (lambda m, o: ReDo(m, o, X, period=1, threshold=.1), lambda m, o: ContinualBackprop(m, o, X, replacement_rate=.1)))
+def test_units_that_did_not_run_are_named(method):
+    model = Heads()
+    optimizer = sgd(model)
+    method(model, optimizer)
+    F.cross_entropy(model(X, 0), Y).backward()
+    with pytest.raises(InputError, match="The units of 'heads.1.0' had no part"): optimizer.step()
+
+
+def test_gradients_by_example_are_not_watched():
+    model = mlp()
+    optimizer = sgd(model)
+    ReDo(model, optimizer, X, period=1, threshold=.1)
+    params = {n: p.detach() for n, p in model.named_parameters()}
+    def each(): torch.func.vmap(torch.func.grad(lambda p, x, y: F.cross_entropy(torch.func.functional_call(model, p, (x[None],)), y[None])), (None, 0, 0))(params, X, Y)
+    F.cross_entropy(model(X), Y).backward()
+    each()
+    optimizer.step()
+
+
+def test_renewal_before_a_pass_wants_a_pass():
+    model = mlp()
+    optimizer = sgd(model)
+    ReDo(model, optimizer, X, period=1, threshold=.1, renewed="before_next_step")
+    F.cross_entropy(model.forward(X), Y).backward()
+    with pytest.raises(InputError, match=r"call model\(x\), and no function of it"): optimizer.step()
+
+
+class TwoNames(nn.Module):
+    def __init__(self, dropout=0.):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.drop = nn.Linear(10, 8), nn.Linear(8, 4), nn.Dropout(dropout)
+        self.net = nn.Sequential(self.first, nn.ReLU(), self.drop, self.last)
+    def forward(self, x): return self.net(x.flatten(1))
+
+
+def test_a_module_that_has_two_names():
+    model = TwoNames()
+    assert [g.units for g in units(model, X)] == [8] and 0 <= measure(model, X)["dead_share"] <= 1
+    optimizer = sgd(model)
+    ReDo(model, optimizer, X, period=1, threshold=.1)
+    for _ in range(3): step(model, optimizer)
+    tied = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(InputError, match="is tied to"): units(tied, X)
+
+
+@pytest.mark.parametrize("method, hyper", [("plain", {}), ("redo", dict(period=[2], threshold=[.1])), ("head_reset", {})])
+def test_a_module_that_has_two_names_in_a_cohort(method, hyper):
+    c = Cohort(grid(method, [0, 1], [1e-2], **hyper), (1, 2, 5), 4, method, network_name="module", factory=lambda shape, classes: TwoNames(.5))
+    assert torch.isfinite(c.theta).all()
+
+
+def test_an_input_that_the_model_changes():
+    class InPlace(nn.Sequential):
+        def forward(self, x): return super().forward(x.div_(2.))
+    x = X.clone()
+    model = InPlace(*mlp())
+    assert len(units(model, x)) == 2
+    measure(model, x, Y)
+    assert torch.equal(x, X)
+
+
+def test_anchors_of_a_compiled_model():
+    model = mlp()
+    reg = L2Init(torch.compile(model), 1., anchor=model.state_dict())
+    assert reg() == 0
+
+
+def test_a_model_that_takes_gradients_in_its_forward():
+    class Physics(nn.Sequential):
+        def forward(self, x):
+            x = x.requires_grad_(True)
+            u = super().forward(x)
+            return torch.cat([u, torch.autograd.grad(u.sum(), x, create_graph=True)[0]], 1)
+    assert measure(Physics(*mlp()), X, units=[])["srank"] > 0
+
+
+@pytest.mark.parametrize("model, says", [(nn.Sequential(nn.LazyLinear(4)), "has no shape yet"), (nn.Linear(10, 4, device="meta"), "on the device 'meta'")])
+def test_parameters_that_are_not_there(model, says):
+    for do in (lambda: measure(model, X, units=[]), lambda: units(model, X), lambda: ShrinkPerturb(model, sgd(model), shrink=.1, noise=.1)):
+        with pytest.raises(InputError, match=says): do()
