@@ -231,6 +231,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                 'l2init.drop_in._features': ('drop_in.html#_features', 'l2init/drop_in.py'),
                                 'l2init.drop_in._found': ('drop_in.html#_found', 'l2init/drop_in.py'),
                                 'l2init.drop_in._last_linear': ('drop_in.html#_last_linear', 'l2init/drop_in.py'),
+                                'l2init.drop_in._likelihood': ('drop_in.html#_likelihood', 'l2init/drop_in.py'),
                                 'l2init.drop_in._logits': ('drop_in.html#_logits', 'l2init/drop_in.py'),
                                 'l2init.drop_in._many_ranks': ('drop_in.html#_many_ranks', 'l2init/drop_in.py'),
                                 'l2init.drop_in._mean_of_ranks': ('drop_in.html#_mean_of_ranks', 'l2init/drop_in.py'),

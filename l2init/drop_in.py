@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .internals.core import InputError, Options, checked, said, short
+from .internals.core import InputError, Options, checked, said, short, unknown
 from .internals.random_numbers import key
 from .methods import Seed, methods
 from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
@@ -139,7 +139,9 @@ class ModuleStack:
     @property
     def lr(self)->Tensor: # [1, P]
         "The learning rate of each parameter, as the optimizer has it now."
-        rates = {id(p): g["lr"] for g in self.optimizer.param_groups for p in g["params"]}
+        rates = {id(p): g.get("lr") for g in self.optimizer.param_groups for p in g["params"]}
+        if None in rates.values():
+            raise InputError(f"{type(self.optimizer).__name__} has no learning rate (lr), which this method asks for.")
         return torch.cat([self.theta0.new_full((1, p.numel()), float(rates[id(p)])) for p in self.own], 1)
 
     @property
@@ -262,7 +264,7 @@ def _total(self:ModuleStack, batches, of): # (x, y) each -> [1, P]: the sum of `
     self.write(self.theta) # parts before may have changed it
     with undisturbed(model), torch.enable_grad():
         for x, y in batches:
-            loss = F.cross_entropy(_logits(call(model, x)), y)
+            loss = _likelihood(_logits(call(model, x)), y)
             total += of(self.gathered(torch.autograd.grad(loss, self.own, allow_unused=True, materialize_grads=True)))
     return total
 
@@ -273,6 +275,13 @@ def mean_over(self:ModuleStack, total:Tensor, examples:int)->Tensor: # a sum ove
     return _mean_of_ranks(total) / _mean_of_ranks(of)
 
 def _logits(output): return getattr(output, "logits", output)
+
+def _likelihood(logits, y): # negative, its logarithm
+    try: return F.cross_entropy(logits, y)
+    except (IndexError, RuntimeError, ValueError, TypeError) as e:
+        labels = f"labels of shape {tuple(y.shape)} from {int(y.min())} to {int(y.max())}"
+        raise InputError(f"task_ends: the cross-entropy of what the model gives, {_what(logits)}, and {labels} "
+                         f"cannot be computed: {said(e)}.") from e
 
 def _many_ranks(): return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -343,6 +352,7 @@ class DropIn:
                  seed:int=0, # of its draws
                  **hyper, # the method's hyper-parameters
                 ):
+        if not isinstance(method, str): raise unknown("method", method, methods)
         self.name, self.method = method, methods[method]
         self.model, self.optimizer = inner(model), _with_hooks(optimizer)
         check_there(self.model)
@@ -596,6 +606,9 @@ def task_ends(self:DropIn,
              )->None:
     "A task has ended and another begins: what the method does at a boundary. Not to be called after the last task."
     if not self.hooks: raise InputError("The method was removed: make it anew.")
+    for name, given in dict(ended=ended, following=following).items():
+        if given is None or isinstance(given, Iterable): continue
+        raise InputError(f"task_ends: {name} = {short(given)}: batches are needed, (x, y) each.")
     tasks = OwnTask(self.tasks, "ended", ended), OwnTask(self.tasks + 1, "following", following)
     self._do("between_tasks", *tasks, self.steps)
     self.tasks += 1
@@ -685,6 +698,8 @@ def measure(model:nn.Module,
     "Probes of a model on a batch. The model is as before afterwards."
     model = inner(model)
     check_there(model)
+    if not isinstance(train, bool): raise InputError(f"train = {short(train)}: True or False is needed.")
+    if not any(p.numel() for p in model.parameters()): raise InputError("The model has no parameters to be measured.")
     found = _found(model, x, skip) if units is None else ModuleUnits.of(units)
     found.check(model)
     with undisturbed(model, train), torch.enable_grad():
@@ -726,7 +741,7 @@ def _of_weights(model, anchors):
         raise InputError(f"anchors is a {type(anchors).__name__}: a state dict is needed, "
                          "or a regularizer such as L2Init.")
     pairs = ([(t.detach(), a) for t, a in anchors.pairs()] if isinstance(anchors, Regularizer)
-             else [(t, anchors[n].to(t)) for n, t in p.items() if n in anchors])
+             else [(t, torch.as_tensor(anchors[n]).to(t)) for n, t in p.items() if n in anchors])
     if other := [(t, a) for t, a in pairs if t.shape != a.shape]:
         (t, a), = other[:1]
         raise InputError(f"anchors are of another model: {tuple(a.shape)} for a parameter of shape {tuple(t.shape)}.")
@@ -743,7 +758,7 @@ def _of_loss(model, output, y, loss):
     try:
         value = _number(loss(logits, y))
         grads = torch.autograd.grad(value, learns, allow_unused=True) if learns else []
-    except (TypeError, AttributeError, ValueError, RuntimeError, LookupError) as e:
+    except (TypeError, AttributeError, ValueError, RuntimeError, LookupError, AssertionError) as e:
         raise InputError(f"The loss cannot be computed: {said(e)}. The model gives {_what(logits)}, and y is "
                          f"{_what(y)}; loss= is a function of both.") from e
     norm = sum(g.abs().double().square().sum() for g in grads if g is not None) ** .5

@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .internals.core import InputError, Options, Registry, checked, unknown
+from .internals.core import InputError, Options, Registry, checked, said, short, unknown
 from .internals.random_numbers import key, normal
 from .networks import Network, cross_entropy, layer_weights
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
@@ -200,6 +200,9 @@ class Regularizer(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise InputError(f"{type(self).__name__} is for a model, not for a {type(model).__name__}.")
+        if not (skip is None or callable(skip)):
+            raise InputError(f"skip = {short(skip)}: a function of name and parameter is needed, "
+                             "as lambda name, p: name.startswith('head').")
         self.rule = penalties[self.penalty]
         self.hyper = checked(self.rule.hyper, type(self).__name__,
                              dict(strength=strength, **hyper)).model_dump()
@@ -568,6 +571,8 @@ def _pull_toward(self:Regularizer, anchor):
         if name not in values:
             raise InputError(f"Parameter {name!r} is not in anchor. If it is new, as a head is, "
                              "leave it out with skip=.")
+        if not isinstance(values[name], Tensor):
+            raise InputError(f"Parameter {name!r} is a {type(values[name]).__name__} in anchor: a tensor is needed.")
         if values[name].shape != own.shape:
             raise InputError(f"Parameter {name!r} has shape {tuple(own.shape)}, in anchor {tuple(values[name].shape)}.")
         own.copy_(values[name])
@@ -575,11 +580,17 @@ def _pull_toward(self:Regularizer, anchor):
 # %% ../nbs/05_regularizers.ipynb #94d6a75a
 def _checkpoint(path):
     if not path.is_file(): raise InputError(f"anchor = {str(path)!r}: there is no such file.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file # here, since others do not need it
-        return load_file(path)
-    values = torch.load(path, map_location="cpu", weights_only=True)
-    return values.get("state_dict", values)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file # here, since others do not need it
+            return load_file(path)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e: # whatever is in the file
+        raise InputError(f"anchor = {str(path)!r} cannot be read as a checkpoint of tensors: {said(e)}.") from e
+    if not isinstance(values, dict):
+        raise InputError(f"anchor = {str(path)!r} holds a {type(values).__name__}: a state dict is needed.")
+    inside = [values.get(n) for n in ("state_dict", "model_state_dict", "model")]
+    return next((v for v in inside if isinstance(v, dict)), values)
 
 # %% ../nbs/05_regularizers.ipynb #f4945664
 regularizers = Registry("regularizer")

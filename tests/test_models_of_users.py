@@ -305,3 +305,59 @@ def test_a_model_that_takes_gradients_in_its_forward():
 def test_parameters_that_are_not_there(model, says):
     for do in (lambda: measure(model, X, units=[]), lambda: units(model, X), lambda: ShrinkPerturb(model, sgd(model), shrink=.1, noise=.1)):
         with pytest.raises(InputError, match=says): do()
+
+
+class NoRate(torch.optim.Optimizer):
+    def __init__(self, params): super().__init__(params, {})
+    @torch.no_grad()
+    def step(self, closure=None): pass
+
+
+def ends(**batches):
+    model = mlp()
+    drop_in("ewc", model, sgd(model), importance=1.).task_ends(**batches)
+
+
+def with_no_rate():
+    model = mlp()
+    optimizer = NoRate(list(model.parameters()))
+    drop_in("upgd", model, optimizer, noise=.1)
+    step(model, optimizer)
+
+
+def pulled(folder, saved, name="anchor.pt"):
+    if isinstance(saved, bytes): (folder / name).write_bytes(saved)
+    else: torch.save(saved, folder / name)
+    return L2Init(mlp(), 1., anchor=folder / name)
+
+
+def no(out, y): raise AssertionError("no")
+
+
+WRONG = {
+    "cannot be read as a checkpoint of tensors": lambda f: pulled(f, b"eabc" * 10),
+    "Weights only load failed": lambda f: pulled(f, mlp()),
+    "holds a list": lambda f: pulled(f, [1]),
+    "'0.weight' is a str in anchor": lambda f: pulled(f, {"0.weight": "a"}),
+    "x.safetensors' cannot be read": lambda f: pulled(f, b"abc", "x.safetensors"),
+    "a function of name and parameter is needed": lambda f: L2Init(mlp(), 1., skip=["0"]),
+    "Did you mean 'redo'": lambda f: drop_in(["redo"], mlp(), None),
+    "anchors are of another model": lambda f: measure(mlp(), X, anchors={"0.weight": 3}),
+    "train = 'no'": lambda f: measure(mlp(), X, train="no"),
+    "AssertionError: no": lambda f: measure(mlp(), X, Y, loss=no),
+    "following = 5": lambda f: ends(ended=[(X, Y)], following=5),
+    "ended = 5": lambda f: ends(ended=5),
+    "labels of shape \\(1,\\) from 100 to 100": lambda f: ends(ended=[(X, Y + 100)]),
+    "NoRate has no learning rate": lambda f: with_no_rate(),
+    "no parameters to be measured": lambda f: measure(nn.Flatten(), X),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_what_is_wrong_is_said(says, tmp_path):
+    with pytest.raises(InputError, match=says): WRONG[says](tmp_path)
+
+
+@pytest.mark.parametrize("name", ("state_dict", "model_state_dict", "model"))
+def test_a_checkpoint_with_more_than_weights(name, tmp_path):
+    assert pulled(tmp_path, {name: mlp().state_dict(), "epoch": 3})() == 0
