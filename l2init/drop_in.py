@@ -283,6 +283,7 @@ def _likelihood(logits, y): # negative, its logarithm
         raise InputError(f"task_ends: the cross-entropy of what the model gives, {_what(logits)}, and {labels} "
                          f"cannot be computed: {said(e)}.") from e
 
+# %% ../nbs/18_drop_in.ipynb #e1747ae3
 def _many_ranks(): return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 def _of_first_rank(t):
