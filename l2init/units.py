@@ -517,7 +517,8 @@ def _bounded(graph, most): # of the group that is followed: steps, and whether i
         def __setitem__(self, at, mapping):
             def within(indices):
                 count.steps += 1
-                found = [] if count.stopped else mapping(indices)
+                try: found = [] if count.stopped else mapping(indices)
+                except IndexError: found, count.stopped = [], True # what it goes to is not known, such as a GRU's gates
                 if len(found) > most or count.steps > len(edges) or any(i.idx >= most for i in found):
                     count.stopped = True
                 return [] if count.stopped else found

@@ -361,3 +361,17 @@ def test_what_is_wrong_is_said(says, tmp_path):
 @pytest.mark.parametrize("name", ("state_dict", "model_state_dict", "model"))
 def test_a_checkpoint_with_more_than_weights(name, tmp_path):
     assert pulled(tmp_path, {name: mlp().state_dict(), "epoch": 3})() == 0
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.memory, self.second, self.last = nn.Linear(10, 12), kind(12, 16, batch_first=True), nn.Linear(16, 14), nn.Linear(14, 4)
+    def forward(self, x): return self.last(self.second(self.memory(self.first(x).relu())[0]).relu())
+
+
+@pytest.mark.parametrize("kind", (nn.LSTM, nn.GRU, nn.RNN))
+def test_units_that_feed_a_recurrent_layer_can_be_left_out(kind):
+    x = torch.randn(5, 7, 10)
+    with pytest.raises(InputError, match="not understood: 'first'"): units(Recurrent(kind), x)
+    assert [g.name for g in units(Recurrent(kind), x, skip=["first"])] == ["second"]
