@@ -221,10 +221,13 @@ def _aligned(column): # of numbers: as text with as many decimals as the longest
 def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
          best:str="max", # or "min"; "" for none
          within:str|None=None, # a level of the index: the best in each of its values
+         columns:list[str]|None=None, # those whose best is bold; None: all
         )->str: # HTML
     """A table for a page: one row of heads, and the best of each column in bold. What is the
     same in all rows is said once, below."""
-    lead = table.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
+    plain = [] if columns is None else [c for c in table if c not in columns]
+    chosen = table.assign(**dict.fromkeys(plain, ""))
+    lead = chosen.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
     top = lead.groupby(level=within).transform(best) if within else lead.agg(best) if best else float("nan")
     text = table.apply(_aligned).map(lambda v: "" if pd.isna(v) else escape(str(v)))
     marked = text.where(~lead.eq(top), "<b>" + text + "</b>").reset_index()
