@@ -13,31 +13,35 @@ from pathlib import Path
 
 import torch
 from plain import PlainLearner
-from throughput import CIFAR, HYPER, IMAGENET, MNIST, OPTIMIZERS, WORKS, alternate, cohort, learners, middle, plain, shape, turns
+from throughput import CIFAR, HYPER, MNIST, OPTIMIZERS, STRENGTH, WORKS, alternate, cohort, learners, middle, plain, shape, turns
 
 from l2init.cohorts import Cohort
 from l2init.internals.engines import engine
 from l2init.methods import methods
 from l2init.streams import stream
 
-SIZES = dict(mlp=(1, 16, 64, 256, 1024), cnn=(1, 8, 32, 128))
+SIZES = dict(mlp=(1, 16, 64, 256, 1024), cnn=(1, 8, 16, 32, 64, 128, 256), module=(1, 8, 16, 32, 64, 256))
 PATH = Path(__file__).with_name("results_gpu.json")
 MODULES = dict(resnet18=dict(width=16), vit_small={})
 
 
-def plain_on_a_gpu(work):
-    "Examples of a plain per-learner loop that are on the GPU before, as a careful user would have them."
-    s, learner = plain(work)
-    on_gpu = PlainLearner(learner.model.cuda(), OPTIMIZERS[WORKS[work][2]], WORKS[work][4].get("strength", 0.), None)
-    tasks = count()
+def plain_loop(s, model, optimizer, strength, device="cuda"):
+    "A plain per-learner loop, whose examples are on the device before, as a careful user would have them."
+    learner, tasks = PlainLearner(model.to(device), OPTIMIZERS[optimizer], strength, None), count()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     def turn():
-        batches = [(x[0], y[0]) for x, y in s.task(next(tasks) % s.tasks, torch.tensor([0], device="cuda")).batches()]
-        torch.cuda.synchronize()
+        batches = [(x[0], y[0]) for x, y in s.task(next(tasks) % s.tasks, torch.tensor([0], device=device)).batches()]
+        wait()
         start = time.perf_counter()
-        for x, y in batches: on_gpu.step(x, y)
-        torch.cuda.synchronize()
+        for x, y in batches: learner.step(x, y)
+        wait()
         return time.perf_counter() - start
     return s.steps, turn
+
+
+def plain_on_a_gpu(work):
+    s, learner = plain(work)
+    return plain_loop(s, learner.model, WORKS[work][2], WORKS[work][4].get("strength", 0.))
 
 
 def works(repetitions):
@@ -67,16 +71,17 @@ def of_methods(network, size, repetitions):
     return rates
 
 
-def modules(repetitions):
-    "Learner-steps per second of cohorts of modules, which take their steps as they are defined."
+def modules(repetitions, networks=MODULES, sizes=SIZES["module"], device="cuda"):
+    "Learner-steps per second of cohorts of modules, which take their steps as they are defined, and of the plain loop (0)."
     out = {}
-    for network, options in MODULES.items():
+    for network, options in networks.items():
         s, contestants = stream(**CIFAR), {}
-        for size in (1, 8, 32):
-            e = engine(Cohort(learners("l2_init", dict(strength=1e-2), size, 1), shape(s), s.outputs, "l2_init", "adam", network, "cuda", **options))
-            contestants[size] = size * s.steps, turns(s, e, time.perf_counter)
+        for size in sizes:
+            c = Cohort(learners("l2_init", dict(strength=STRENGTH), size, 1), shape(s), s.outputs, "l2_init", "adam", network, device, **options)
+            contestants[size] = size * s.steps, turns(s, engine(c), time.perf_counter)
+        contestants[0] = plain_loop(s, c.module(0), "adam", STRENGTH, device)
         out[network] = middle(alternate(contestants, repetitions))
-        print(f"{network}: " + ", ".join(f"{k}: {r:.0f}" for k, r in out[network].items()), flush=True)
+        print(f"{network}: " + ", ".join(f"{k or 'plain'}: {r:.0f}" for k, r in out[network].items()), flush=True)
     return out
 
 
@@ -94,12 +99,18 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--profile", type=int, metavar="LEARNERS")
     parser.add_argument("--work", choices=WORKS, default="MLP, Adam, L2 Init", help="what is profiled")
+    sections = dict(works=works, mlp=partial(of_methods, "mlp", 64), modules=modules, cnn=partial(of_methods, "cnn", 16))
+    parser.add_argument("--only", choices=sections, nargs="+", default=list(sections), help="the others stay as they were measured before")
     args = parser.parse_args()
     if not torch.cuda.is_available(): return print("There is no GPU here, so none is measured.")
     if args.profile: return profile(args.profile, args.work)
     out = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
-    for name, measure in dict(works=works, mlp=partial(of_methods, "mlp", 64), modules=modules, cnn=partial(of_methods, "cnn", 16)).items():
-        out[name] = measure(args.repetitions)
+    before = json.loads(PATH.read_text()) if PATH.exists() else {}
+    if len(args.only) < len(sections) and any(before.get(n) != v for n, v in out.items()):
+        return print(f"{PATH.name} is of another GPU, Python, torch or number of repetitions: measure all sections.")
+    out = before | out
+    for name in args.only:
+        out[name] = sections[name](args.repetitions)
         PATH.write_text(json.dumps(out, indent=1) + "\n")
     print(f"written to {PATH.name}")
 

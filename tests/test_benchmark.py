@@ -16,7 +16,7 @@ def throughput(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import throughput
     yield throughput
-    for name in ("throughput", "plain", "drop_in"): sys.modules.pop(name, None)
+    for name in ("throughput", "plain", "drop_in", "gpu"): sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("method", methods)
@@ -29,6 +29,13 @@ def test_every_work_names_what_there_is(throughput):
     for options, network, optimizer, method, hyper, _ in throughput.WORKS.values():
         assert options["name"] in streams and network in networks and methods[method].suits(optimizer)
         assert len(throughput.learners(method, hyper, 24, 2)) == 24
+
+
+def test_cohorts_of_modules_can_be_measured(throughput, monkeypatch):
+    import gpu
+    monkeypatch.setattr(gpu, "CIFAR", dict(gpu.CIFAR, tasks=1, examples=32, passes=1))
+    (rates,) = gpu.modules(1, dict(resnet18=dict(width=2)), (1, 2), "cpu").values()
+    assert list(rates) == [1, 2, 0] and min(rates.values()) > 0
 
 
 def test_what_a_drop_in_costs_can_be_measured(throughput, monkeypatch):
