@@ -736,7 +736,7 @@ def _sorted_out(model, calls, coupled, frozen, skip):
     names = {m: n for n, m in model.named_modules()}
     groups, left_out, unclear = [], {}, {}
     for n, ops, items, whole in coupled:
-        if all(rows for _, rows, _ in items): continue # what the model gives
+        if whole and all(rows for _, rows, _ in items): continue # what the model gives
         made = [names[m] for m, rows, _ in items if rows and names.get(m) in calls.number and not _is_normalizer(m)]
         name = min(made, key=calls.order.index, default="parameters of its own")
         if any(_under(m, skip) for m in made): left_out[name] = "as asked for"

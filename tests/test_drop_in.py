@@ -18,7 +18,7 @@ from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
 from l2init.regularizers import L2Init
-from l2init.units import by_hand, reading, tensors_of, units
+from l2init.units import WITHOUT_END, by_hand, reading, tensors_of, units
 
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
 HYPER = dict(redo=dict(period=20, threshold=.4), continual_backprop=dict(replacement_rate=.02, maturity=10), shrink_perturb=dict(shrink=1e-3, noise=1e-3),
@@ -702,13 +702,17 @@ def test_units_are_given_by_hand():
     with pytest.raises(InputError, match="units is a str"): ReDo(model, opt, units="0", period=1, threshold=1.)
 
 
-def test_what_cannot_be_followed_is_measured_without_units():
+def test_what_cannot_be_followed_is_measured_without_units(monkeypatch):
     recurrent = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.GRU(8, 4, batch_first=True))
     class Last(nn.Module):
         def __init__(self): super().__init__(); self.net, self.head = recurrent, nn.Linear(4, 3)
         def forward(self, x): return self.head(self.net(x)[0][:, -1])
     model, x, y = Last(), torch.randn(5, 7, 6), torch.randint(3, (5,))
-    with pytest.raises(InputError, match=r"measure\(units=\[\]\) does without"): measure(model, x, y)
+    with pytest.raises(InputError, match=f"'net.0': {WITHOUT_END}"): measure(model, x, y)
+    assert units(model, x, skip=["net.0"]).left_out["net.0"] == "as asked for" and measure(model, x, y, skip=["net.0"])["loss"] > 0
+    def fails(*_): raise ValueError("a graph of another kind")
+    monkeypatch.setattr("l2init.units._coupled", fails)
+    with pytest.raises(InputError, match=r"a graph of another kind\).*measure\(units=\[\]\) does without"): measure(model, x, y)
     assert measure(model, x, y, units=[])["loss"] > 0
 
 
