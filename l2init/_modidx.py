@@ -166,7 +166,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                 'l2init.drop_in.DropIn._check_copies': ('drop_in.html#dropin._check_copies', 'l2init/drop_in.py'),
                                 'l2init.drop_in.DropIn._check_dense': ('drop_in.html#dropin._check_dense', 'l2init/drop_in.py'),
                                 'l2init.drop_in.DropIn._check_first': ('drop_in.html#dropin._check_first', 'l2init/drop_in.py'),
-                                'l2init.drop_in.DropIn._check_learned': ('drop_in.html#dropin._check_learned', 'l2init/drop_in.py'),
+                                'l2init.drop_in.DropIn._check_frozen': ('drop_in.html#dropin._check_frozen', 'l2init/drop_in.py'),
                                 'l2init.drop_in.DropIn._check_once': ('drop_in.html#dropin._check_once', 'l2init/drop_in.py'),
                                 'l2init.drop_in.DropIn._check_seen': ('drop_in.html#dropin._check_seen', 'l2init/drop_in.py'),
                                 'l2init.drop_in.DropIn._do': ('drop_in.html#dropin._do', 'l2init/drop_in.py'),

@@ -492,12 +492,12 @@ def _before(self:DropIn, optimizer, args, kwargs): # its step
     if now != then:
         raise InputError(f"The model's weights are {now[0]} on {now[1]} now, and were {then[0]} on {then[1]} when the "
                          "method was hooked to it: remove() the method and make it anew.")
-    self._check_learned()
+    self._check_frozen()
     return _before_update(args, kwargs, self._prepare)
 
 # %% ../nbs/18_drop_in.ipynb #b56a7bbd
 @patch
-def _check_learned(self:DropIn): # what is renewed can still be
+def _check_frozen(self:DropIn): # what is renewed can still be
     frozen = next((name for name, p in self.renewed if not p.requires_grad), None)
     if frozen is None: return
     raise InputError(f"{frozen!r}, which belongs to hidden units, was frozen after the method was hooked: "

@@ -236,10 +236,11 @@ def _called(self:StackedModule, p:dict, b:dict, x:Tensor): # of one learner
     return functional_call(self.template, tensors | tied, (x,), tie_weights=False)
 
 def _tied(template): # (name, another name) of a tensor that several modules have
-    first = {}
-    return [(first[id(t)], f"{module}.{n}".lstrip(".")) for module, m in template.named_modules()
-            for n, t in (*m._parameters.items(), *m._buffers.items())
-            if t is not None and first.setdefault(id(t), f"{module}.{n}".lstrip(".")) != f"{module}.{n}".lstrip(".")]
+    names = {}
+    for module, m in template.named_modules():
+        for n, t in (*m._parameters.items(), *m._buffers.items()):
+            if t is not None: names.setdefault(id(t), []).append(f"{module}.{n}".lstrip("."))
+    return [(first, other) for first, *others in names.values() for other in others]
 
 
 # %% ../nbs/10_modules.ipynb #5a8fd102

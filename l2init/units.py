@@ -305,8 +305,8 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
 # %% ../nbs/03_units.ipynb #fec75aaf
 def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictionary of named ones
     "What the model gives for an example. Raises `InputError` if it cannot take it."
-    # a copy, which the model may change
-    example = tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, example)
+    copied = lambda t: t.detach().clone().requires_grad_(t.requires_grad) if isinstance(t, Tensor) else t
+    example = tree_map(copied, example) # which the model may change
     try:
         if isinstance(example, dict): return model(**example)
         return model(*example) if isinstance(example, (tuple, list)) else model(example)

@@ -299,6 +299,11 @@ def test_a_model_that_takes_gradients_in_its_forward():
             u = super().forward(x)
             return torch.cat([u, torch.autograd.grad(u.sum(), x, create_graph=True)[0]], 1)
     assert measure(Physics(*mlp()), X, units=[])["srank"] > 0
+    class Asks(Physics): # for an input that its user has prepared
+        def forward(self, x):
+            u = nn.Sequential.forward(self, x)
+            return torch.cat([u, torch.autograd.grad(u.sum(), x, create_graph=True)[0]], 1)
+    assert measure(Asks(*mlp()), X.clone().requires_grad_(), units=[])["srank"] > 0
 
 
 @pytest.mark.parametrize("model, says", [(nn.Sequential(nn.LazyLinear(4)), "has no shape yet"), (nn.Linear(10, 4, device="meta"), "on the device 'meta'")])
