@@ -26,7 +26,7 @@ from .metrics import dead_share, dormant_share, effective_rank, singular_values,
 from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, does
-from .regularizers import Regularizer, _before_update, _with_hooks
+from .regularizers import Hooked, Regularizer, _before_update, _with_hooks, hooked_to
 from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, check_there, first_tensor,
                           initial_distributions, inner, reading, tensors_of, undisturbed, units)
 
@@ -341,7 +341,7 @@ class _Drawn(Options):
     "What draws depend on."
     seed: Seed
 
-class DropIn:
+class DropIn(Hooked):
     "A method, hooked to a model and its optimizer, until `remove()`."
     def __init__(self,
                  method:str, # one of `methods`
@@ -367,6 +367,7 @@ class DropIn:
         self.stack = ModuleStack(network, self.optimizer, checked(_Drawn, method, dict(seed=seed)).seed)
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
         self._begun = self._ready = self._looked = False
+        self._start = self._grad = None
         self._enters = "before_next_step" in values.values()
         self.stack._flat = self.stack.theta0.clone() # of all ranks
         self.parts = [p(self.stack, self._values(its, values))
@@ -389,8 +390,8 @@ def _values(self:DropIn, its, values): # a part's name -> the method's; [1, 1] e
 
 @patch
 def _check_once(self:DropIn):
-    own = [getattr(h, "__self__", None) for h in self.optimizer._optimizer_step_post_hooks.values()]
-    if not any(isinstance(d, DropIn) and d.name == self.name and d.model is self.model for d in own): return
+    others = [h for h in hooked_to(self.optimizer) if isinstance(h, DropIn)]
+    if not any(h.name == self.name and h.model is self.model for h in others): return
     raise InputError(f"{self.name} is hooked to this model and optimizer already and would act twice. "
                      "First take it off: handle.remove().")
 
@@ -424,8 +425,7 @@ def _check(self:DropIn, name, values):
 # %% ../nbs/18_drop_in.ipynb #4343d92b
 @patch
 def _check_first(self:DropIn): # of those that change weights after a step
-    others = [getattr(h, "__self__", None) for h in self.optimizer._optimizer_step_post_hooks.values()]
-    others = [d for d in others if isinstance(d, DropIn) and d.at["after_step"]]
+    others = [h for h in hooked_to(self.optimizer) if h.at.get("after_step")]
     if not others: return
     raise InputError(f"{self.name} works with what the optimizer itself does, and would take what {others[0].name} "
                      f"does for a part of it: hook it before, or both as one, {others[0].name + ' + ' + self.name!r}.")
@@ -445,8 +445,8 @@ def _check_copies(self:DropIn): # of weights, that an optimizer of somebody else
 # %% ../nbs/18_drop_in.ipynb #f2d3808f
 @patch
 def _hook(self:DropIn):
-    o, m = self.optimizer, self.model
-    self.hooks = [o.register_step_pre_hook(self._before), o.register_step_post_hook(self._after)]
+    Hooked._hook(self)
+    m = self.model
     if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(Hook(self._begin)))
     found = self.stack.network.found if self.at["after_step"] else None
     places = [p for g in found or () for p in (*g.producers, *g.consumers, *g.normalizers)]
@@ -484,6 +484,7 @@ def _begin(self:DropIn, *_): # a training pass begins
 @patch
 def _before(self:DropIn, optimizer, args, kwargs): # its step
     self._ready = self._ready and _calls_hooks_twice(self.optimizer) # of the step of the class above
+    if not self._ready: self._start = None
     known = {id(p) for g in self.optimizer.param_groups for p in g["params"]}
     if any(id(p) not in known for p in self.stack.own):
         raise InputError("The optimizer no longer has all parameters that it had when the method was hooked to it: "
@@ -512,9 +513,9 @@ def _calls_hooks_twice(optimizer): # a step that calls the step of the class abo
 # %% ../nbs/18_drop_in.ipynb #8b6f8339
 @patch
 @torch.no_grad()
-def _prepare(self:DropIn): # gradients are there, the optimizer has not changed anything yet
+def _prepare(self:DropIn, anew=False): # gradients are there, by a closure anew
     inf = getattr(self.optimizer, "found_inf", None) # a GradScaler says so to a fused optimizer
-    if self._ready or (inf is not None and inf.item()): return
+    if (self._ready and not anew) or (inf is not None and inf.item()): return
     if self._enters and not self._begun:
         raise InputError("The optimizer takes a step, but the model was not called before in training mode with "
                          "gradients, when units that wait are renewed: call model(x), and no function of it.")
@@ -527,7 +528,8 @@ def _prepare(self:DropIn): # gradients are there, the optimizer has not changed 
     grad /= scale
     for part in self.at["gradient"]: part.gradient(stack.theta, grad, self.steps)
     if self.at["gradient"]: self._write_gradients(grad * scale)
-    self._start, self._grad, stack._flat = stack.gathered(), grad, None
+    if self._start is None: self._start = stack.gathered() # a closure may be called at other weights, too
+    self._grad, stack._flat = grad, None
 
 # %% ../nbs/18_drop_in.ipynb #d310459e
 @patch
@@ -624,12 +626,6 @@ def evaluated(self:DropIn):
     self.stack.put_back(theta)
     try: yield self.model
     finally: self.stack.put_back(own)
-
-@patch
-def remove(self:DropIn)->None:
-    "Unhook the method; model and optimizer stay as they are."
-    for hook in self.hooks: hook.remove()
-    self.hooks = []
 
 # %% ../nbs/18_drop_in.ipynb #a8e58a76
 @patch

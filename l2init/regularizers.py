@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['penalties', 'regularizers', 'Strength', 'StrengthAndDelta', 'Penalty', 'L2Penalty', 'L2InitPenalty', 'L1InitPenalty',
            'HuberInitPenalty', 'ResampledPenalty', 'stacked_value', 'stacked_gradient', 'is_norm', 'norm_parameters',
-           'Regularizer', 'L2', 'L2Init', 'L1Init', 'HuberInit', 'reset_parameters', 'L2InitResampled', 'regularizer',
-           'ascending', 'ranked', 'WassersteinPenalty', 'Wasserstein', 'matrices', 'MatrixPenalty', 'ParsevalHyper',
-           'ParsevalPenalty', 'SpectralHyper', 'SpectralPenalty', 'Spectral', 'Parseval', 'ConsolidationHyper',
-           'Consolidation', 'squared_gradients']
+           'Regularizer', 'L2', 'L2Init', 'L1Init', 'HuberInit', 'Hooked', 'hooked_to', 'reset_parameters',
+           'L2InitResampled', 'regularizer', 'ascending', 'ranked', 'WassersteinPenalty', 'Wasserstein', 'matrices',
+           'MatrixPenalty', 'ParsevalHyper', 'ParsevalPenalty', 'SpectralHyper', 'SpectralPenalty', 'Spectral',
+           'Parseval', 'ConsolidationHyper', 'Consolidation', 'squared_gradients']
 
 # %% ../nbs/05_regularizers.ipynb #63697cdf
 import copy
 import re
 from collections.abc import Callable
+from inspect import unwrap
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -363,43 +364,63 @@ def forward(self:Regularizer,
 
 # %% ../nbs/05_regularizers.ipynb #f90b4242
 def _before_update(args, kwargs, act): # the arguments of an optimizer's step
-    "Call `act` between an optimizer's closure and its update. Returns the step's new arguments, as a hook does."
+    """Call `act` between an optimizer's closure, whenever that has run, and its update. Returns the step's new
+    arguments, as a hook does."""
     closure = args[1] if len(args) > 1 else kwargs.get("closure")
     if not callable(closure): return act()
+    if getattr(closure, "acts", None) == act: return None # the step of the class above gets it, too
     def then_act():
         loss = closure()
-        act()
+        act(anew=True)
         return loss
+    then_act.acts = act
     return (((args[0], then_act, *args[2:]), kwargs) if len(args) > 1
             else (args, kwargs | dict(closure=then_act)))
 
 # %% ../nbs/05_regularizers.ipynb #3bb48bb7
-class _Pull:
-    "The handle of `attach`: pulls once in each step of the optimizer, until `remove()`."
-    def __init__(self, regularizer, optimizer):
-        self.regularizer, self.done = regularizer, False
-        for hook in optimizer._optimizer_step_pre_hooks.values():
-            if getattr(getattr(hook, "__self__", None), "at", {}).get("direction"):
-                raise InputError(f"{hook.__self__.name} works with what the optimizer itself does, and would take the "
-                                 "pull for a part of it: attach first, and hook it then.")
-        self.hooks = (optimizer.register_step_pre_hook(self._before),
-                      optimizer.register_step_post_hook(self._after))
+class Hooked:
+    "What is hooked to an optimizer, until `remove()`. A copy of it is hooked to the copy of the optimizer."
+    at = {} # what parts do at a moment
+    def _hook(self):
+        o, eager = self.optimizer, torch.compiler.disable # where the step is compiled
+        self.hooks = [o.register_step_pre_hook(eager(self._before)), o.register_step_post_hook(eager(self._after))]
 
-    def _before(self, optimizer, args, kwargs):
-        return _before_update(args, kwargs, lambda: self._pull(optimizer))
+    def __getstate__(self): return vars(self) | dict(hooks=bool(self.hooks))
+    def __setstate__(self, state):
+        vars(self).update(state, hooks=[])
+        if state["hooks"]: self._hook()
 
-    def _pull(self, optimizer):
-        if not self.done: self.regularizer._pull(optimizer)
-        self.done = True
-
-    def _after(self, optimizer, args, kwargs): self.done = False
-
-    def remove(self):
-        "No more pulls."
+    def remove(self)->None:
+        "Unhook it; everything else stays as it is."
         for hook in self.hooks: hook.remove()
+        self.hooks = []
 
     def __enter__(self): return self
     def __exit__(self, *_): self.remove()
+
+def hooked_to(optimizer:torch.optim.Optimizer)->list[Hooked]:
+    "All that is hooked to an optimizer."
+    of = [getattr(unwrap(h), "__self__", None) for h in optimizer._optimizer_step_pre_hooks.values()]
+    return [h for h in of if isinstance(h, Hooked)]
+
+# %% ../nbs/05_regularizers.ipynb #b059473f
+class _Pull(Hooked):
+    "The handle of `attach`: pulls once in each step of the optimizer."
+    def __init__(self, regularizer, optimizer):
+        self.regularizer, self.optimizer, self.done = regularizer, optimizer, False
+        for other in hooked_to(optimizer):
+            if other.at.get("direction"):
+                raise InputError(f"{other.name} works with what the optimizer itself does, and would take the pull "
+                                 "for a part of it: attach first, and hook it then.")
+        self._hook()
+
+    def _before(self, optimizer, args, kwargs): return _before_update(args, kwargs, self._pull)
+
+    def _pull(self, anew=False):
+        if not self.done: self.regularizer._pull(self.optimizer)
+        self.done = True
+
+    def _after(self, optimizer, args, kwargs): self.done = False
 
 # %% ../nbs/05_regularizers.ipynb #bf07fb55
 @patch
@@ -412,9 +433,7 @@ def attach(self:Regularizer, optimizer:torch.optim.Optimizer)->_Pull: # a handle
                          "which a pull would spoil. Add reg() to the loss.")
     if not _rates(optimizer, [p for _, p in self._chosen()]):
         raise InputError("The optimizer has none of the regularized parameters.")
-    pulls = [getattr(hook, "__self__", None)
-             for hook in optimizer._optimizer_step_pre_hooks.values()]
-    if any(isinstance(p, _Pull) and p.regularizer is self for p in pulls):
+    if any(isinstance(h, _Pull) and h.regularizer is self for h in hooked_to(optimizer)):
         raise InputError("The regularizer is attached to this optimizer already "
                          "and would pull twice. First take it off: handle.remove().")
     return _Pull(self, optimizer)

@@ -270,15 +270,14 @@ class Hook:
 
 @contextmanager
 def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is meanwhile
-    """Within it the model can be run, uncompiled, and is as before afterwards: modes, buffers, random state.
+    """Within it the model can be run, uncompiled; afterwards parameters, buffers, modes and random state are as before.
     Modes are set directly where that will do, since `train()` and `eval()` of some layers change weights (LoRA's)."""
     if torch.is_inference_mode_enabled():
         raise InputError("Within torch.inference_mode() there are no gradients, by which a model is looked at. "
                          "Leave it; torch.no_grad() does no harm.")
     modes = {m: m.training for m in model.modules()}
-    changing = [m.weight for m in modes if getattr(m, "max_norm", None) is not None] # of embeddings, when they look up
-    buffers = [(b, b.detach().clone()) for b in (*model.buffers(), *changing)]
-    places = {m: dict(m._buffers) for m in modes} # that a pass may fill with others
+    tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())] # that a pass may change
+    places = [(of, dict(of)) for m in modes for of in (m._parameters, m._buffers)] # or fill with others
     asked = train and not model.training
     cached = torch.is_autocast_cache_enabled()
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
@@ -298,9 +297,10 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
             for m, impl in compiled.items(): m._compiled_call_impl = impl
             if asked: model.eval()
             for m, mode in modes.items(): m.training = mode
-            for m, own in places.items(): m._buffers.update(own)
+            for of, own in places: of.update(own)
             with torch.no_grad():
-                for b, before in buffers: b.copy_(before)
+                for t, before in tensors:
+                    if not torch.equal(t, before): t.data.copy_(before) # unseen by the graphs of earlier passes
 
 # %% ../nbs/03_units.ipynb #fec75aaf
 def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictionary of named ones
@@ -589,7 +589,7 @@ def _unmixed(model): # without what mixes units
 # %% ../nbs/03_units.ipynb #9469eeec
 @torch.no_grad()
 def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: gets the names of those not seen where said
-    params = tensors_of(model)
+    params = tree_map(lambda t: t.data, tensors_of(model)) # unseen by the graphs of earlier passes
     made = [(g, [*g.rows(params), *g.biases(params), *(t for t, _ in g.norms(params))]) for g in groups]
     modules = {p.module for g in groups for p in (*g.producers, *g.consumers, *g.normalizers)}
     before = [(t, t.clone()) for m in modules for t in params[m].values()]

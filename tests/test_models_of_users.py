@@ -380,3 +380,116 @@ def test_units_that_feed_a_recurrent_layer_can_be_left_out(kind):
     x = torch.randn(5, 7, 10)
     with pytest.raises(InputError, match="not understood: 'first'"): units(Recurrent(kind), x)
     assert [g.name for g in units(Recurrent(kind), x, skip=["first"])] == ["second"]
+
+
+HOOKED = [("shrink_perturb", dict(shrink=.01, noise=.1)), ("redo", dict(example=X, period=2, threshold=.5)), ("l2_init", dict(strength=.1)),
+          ("continual_backprop", dict(example=X, replacement_rate=.2, maturity=1)), ("upgd", dict(noise=.01, utility_decay=.9))]
+
+
+@pytest.mark.parametrize("method, hyper", HOOKED)
+def test_a_step_that_is_compiled_does_the_same(method, hyper):
+    after = []
+    for wrap in (lambda step: step, lambda step: torch.compile(step, backend="eager")):
+        model = mlp()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        drop_in(method, model, optimizer, **hyper)
+        torch._dynamo.reset()
+        taken = wrap(optimizer.step)
+        for _ in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(model(X), Y).backward()
+            taken()
+        after.append(nn.utils.parameters_to_vector(model.parameters()).detach())
+    torch.testing.assert_close(*after)
+
+
+@pytest.mark.parametrize("method, hyper", HOOKED)
+def test_a_copy_of_all_goes_on_by_itself(method, hyper):
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    handle = drop_in(method, model, optimizer, **hyper)
+    step(model, optimizer)
+    others = copy.deepcopy((model, optimizer, handle))
+    for _ in range(3): step(*others[:2])
+    assert (handle.steps, others[2].steps) == (1, 4)
+    for _ in range(3): step(model, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), others[0].parameters()))
+    others[2].remove()
+    assert not copy.deepcopy(others)[2].hooks
+
+
+def test_a_copy_of_a_pull_pulls_the_copy():
+    model = mlp()
+    reg, optimizer = L2Init(model, 1.), sgd(model)
+    pull = reg.attach(optimizer)
+    others = copy.deepcopy((model, optimizer, reg, pull))
+    for _ in range(3):
+        step(model, optimizer)
+        step(*others[:2])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), others[0].parameters()))
+    with pytest.raises(InputError, match="attached to this optimizer already"): others[2].attach(others[1])
+
+
+class AsksTwice(torch.optim.SGD):
+    "As optimizers that look ahead: the gradient that counts is that of the second call. `above`: what the class above gets."
+    above = False
+    def step(self, closure):
+        with torch.enable_grad(): closure()
+        if self.above: return super().step(closure)
+        with torch.enable_grad(): loss = closure()
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("above", (False, True))
+def test_a_penalty_is_in_each_gradient_that_a_closure_gives(above):
+    after = []
+    for hooked in (False, True):
+        model = mlp()
+        optimizer = AsksTwice(model.parameters(), .1)
+        optimizer.above = above
+        handle = drop_in("l2", model, optimizer, strength=.5) if hooked else None
+        def closure():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(X), Y)
+            if not hooked: loss = loss + .25 * sum(p.square().sum() for p in model.parameters())
+            loss.backward()
+            return loss
+        for _ in range(3): optimizer.step(closure)
+        after.append(nn.utils.parameters_to_vector(model.parameters()).detach())
+    torch.testing.assert_close(*after)
+    assert handle.steps == 3
+
+
+class ChangesItself(nn.Module):
+    "`how` a pass changes parameters: as MoCo's key encoder, as weights that are normalized in training, or by others."
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.query, self.key = how, nn.Linear(10, 4), nn.Linear(10, 4)
+        self.key.requires_grad_(how != "follows")
+    @torch.no_grad()
+    def change(self):
+        if self.how == "follows": self.key.weight.lerp_(self.query.weight, .1)
+        elif self.how == "data": self.key.weight.data = F.normalize(self.key.weight.data, dim=1)
+        elif self.how == "replaced": self.key.weight = nn.Parameter(F.normalize(self.key.weight, dim=1))
+    def forward(self, x):
+        if self.training or self.how == "follows": self.change()
+        return self.query(x) * self.key(x)
+
+
+@pytest.mark.parametrize("how", ("follows", "data", "replaced"))
+def test_a_model_that_changes_its_weights_is_left_as_it_is(how):
+    torch.manual_seed(0)
+    model = ChangesItself(how)
+    own, before = list(model.parameters()), copy.deepcopy(model.state_dict())
+    for train in (False, True): measure(model, X, Y, train=train, units=[])
+    assert all(a is b for a, b in zip(model.parameters(), own))
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    F.cross_entropy(model(X), Y).backward()
+
+
+def test_a_measurement_between_pass_and_gradient_does_no_harm():
+    model = mlp()
+    loss = F.cross_entropy(model(X), Y)
+    measure(model, X, Y)
+    loss.backward()
