@@ -591,16 +591,11 @@ def _unmixed(model): # without what mixes units
 def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: gets the names of those not seen where said
     params = tree_map(lambda t: t.data, tensors_of(model)) # unseen by the graphs of earlier passes
     made = [(g, [*g.rows(params), *g.biases(params), *(t for t, _ in g.norms(params))]) for g in groups]
-    modules = {p.module for g in groups for p in (*g.producers, *g.consumers, *g.normalizers)}
-    before = [(t, t.clone()) for m in modules for t in params[m].values()]
-    try:
-        with undisturbed(model), _unmixed(model):
-            torch.manual_seed(0)
-            half = {g.name: torch.randperm(g.units)[:(g.units + 1) // 2] for g in groups}
-            whole = _cut_off(model, example, params, made, half)
-            return whole and _silent(model, example, made, half, set() if elsewhere is None else elsewhere)
-    finally:
-        for t, was in before: t.copy_(was)
+    with undisturbed(model), _unmixed(model):
+        torch.manual_seed(0)
+        half = {g.name: torch.randperm(g.units)[:(g.units + 1) // 2] for g in groups}
+        whole = _cut_off(model, example, params, made, half)
+        return whole and _silent(model, example, made, half, set() if elsewhere is None else elsewhere)
 
 # %% ../nbs/03_units.ipynb #b55ebc58
 def _otherwise(t): return t * (1.5 - torch.rand_like(t)) + .01 * torch.rand_like(t) # a variance stays one
