@@ -75,7 +75,7 @@ class Study(Options):
     # code: where nothing else is said, options have the values of the authors' code
     protocol: Literal["paper", "code"] = "paper"
     report: str|None = None # the notebook in nbs/reports that draws the study
-    plugins: list[str] = [] # Python files beside the study file that define further methods
+    plugins: list[str] = [] # Python files beside the study file: further methods, streams, networks
 
     @model_validator(mode="after")
     def _apart(self):

@@ -1,4 +1,4 @@
-"""Six methods, one for each moment at which a part may act."""
+"""Methods for five of the moments at which a part may act, for the options of a network, and of two parts."""
 from typing import Annotated
 
 import torch
@@ -25,7 +25,7 @@ class ShortGradient(Part):
 
 
 class Cautious(Part):
-    "`direction`: weights that the optimizer would move against their own gradient stay where they are."
+    "`direction`: weights that the optimizer would move along their own gradient, uphill, stay where they are."
     title, source = "Cautious", "Liang et al. 2024, without their scaling"
 
     def direction(self, delta, grad, step):
@@ -68,7 +68,7 @@ class Averaged(Part):
 
 
 class NormalizedUnits(Part):
-    "`network`: layer norm and CReLU together."
+    "No moment, but options of the network: layer norm and CReLU together."
     title, source = "Layer norm + CReLU", HERE
     network = dict(layer_norm=True, activation="crelu")
 
