@@ -72,7 +72,7 @@ def of_methods(network, size, repetitions):
 
 
 def modules(repetitions, networks=MODULES, sizes=SIZES["module"], device="cuda"):
-    "Learner-steps per second of cohorts of modules, which take their steps as they are defined, and of the plain loop (0)."
+    "Learner-steps per second of cohorts of modules, as many learners at a time as there is memory for, and of the plain loop (0)."
     out = {}
     for network, options in networks.items():
         s, contestants = stream(**CIFAR), {}

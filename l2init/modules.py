@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -321,6 +322,23 @@ def _squares(self:StackedModule, leaves, squares, x, dy):
     params = {n: p.detach() for n, p in leaves.items()}
     for xs, dys in zip(x.split(some, 1), dy.split(some, 1)):
         for n, g in each(params, self.state, xs, dys).items(): squares[n] += g.square().sum(1)
+
+# %% ../nbs/10_modules.ipynb #bbf09032
+@patch
+def step_memory(self:StackedModule,
+                theta:Tensor, # [K, P], of some learners
+                batch:int, # examples
+               )->int:
+    """Bytes that a step takes for each learner, about: twice what the backward pass needs,
+    as operations need room, too; and gradients twice."""
+    some, sizes = self.part(list(range(len(theta)))), {} # with copies of running statistics
+    def note(t):
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+    x = theta.new_zeros(len(theta), batch, *self.shape)
+    with saved_tensors_hooks(note, lambda t: t):
+        held = some.learning(some.views(theta), x, 0) # until they are counted
+    return 2 * (sum(sizes.values()) + theta.nbytes) // len(theta)
 
 # %% ../nbs/10_modules.ipynb #16a60da5
 ACTIVATIONS = tuple(getattr(nn, n) for n in nn.modules.activation.__all__

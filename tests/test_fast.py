@@ -120,7 +120,7 @@ def test_in_parts_as_a_whole(method, monkeypatch):
     assert 1 < len(divided.split(4)) and sum(len(p) for p in divided.split(4)) == len(divided)
     a = train(whole, s, progress=False)
     monkeypatch.setattr(engines, "CACHE", 4 * 5 * whole.theta[0].nbytes)
-    assert engine(divided, (LayersInCache,)).at_a_time == 4
+    assert engine(divided, (LayersInCache,)).at_a_time(16) == 4
     b = train(divided, s, progress=False, engines=(LayersInCache,))
     assert torch.allclose(whole.theta, divided.theta, atol=1e-8) and whole.steps == divided.steps == 80
     assert (a.online_accuracy == b.online_accuracy).all() and (a.seed == b.seed).all()
@@ -200,3 +200,19 @@ def test_replayed_steps_are_steps(method, network, monkeypatch):
     monkeypatch.setattr(Network, "draw", Network.draw_at_once)
     replayed, seen_replayed = trained(method, (OnTape,), **options)
     assert torch.equal(replayed, expected) and seen_replayed.equals(seen)
+
+
+@pytest.mark.parametrize("network", ("resnet18", "vit_small"))
+def test_replayed_steps_of_a_few_learners_at_a_time(network, monkeypatch):
+    options = dict(network=network, examples=24, **SMALL[network])
+    expected, seen = trained("l2_init", False, **options)
+    made, record = [], Recorded.in_parts
+    def in_parts(self, most):
+        made.append(most)
+        return record(self, most)
+    monkeypatch.setattr(Recorded, "in_parts", in_parts)
+    monkeypatch.setattr(engines, "HELD", 1) # no room for more than one
+    replayed, seen_replayed = trained("l2_init", (OnTape,), **options)
+    assert made == [1] # and kept for the next task
+    torch.testing.assert_close(replayed, expected, rtol=0, atol=1e-8)
+    assert seen_replayed[["seed", "task"]].equals(seen[["seed", "task"]])

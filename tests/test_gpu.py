@@ -9,6 +9,7 @@ from conftest import TINY, hyper_of
 
 from l2init.cohorts import Cohort
 from l2init.drop_in import drop_in
+from l2init.internals import engines
 from l2init.internals.core import InputError
 from l2init.internals.engines import engine
 from l2init.internals.random_numbers import key, normal, uniform
@@ -98,6 +99,20 @@ def test_replayed_steps_on_a_gpu(method, network, options):
     try:
         for x, y in task.blocks(): steps.learn_batches(x, y, s.batch_size)
     finally: torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_few_learners_at_a_time_take_less_memory(monkeypatch):
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=128, passes=4)
+    def trained(most):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        cohort = Cohort(grid("l2_init", [*range(16)], [1e-3], strength=[1e-2]), (1, 28, 28), 10, "l2_init", "sgd", "resnet18", "cuda", width=8)
+        if most: monkeypatch.setattr(engines, "room", lambda device: most * cohort.network.step_memory(cohort.theta[:2], s.batch_size))
+        train(cohort, s, progress=False)
+        return cohort.theta, torch.cuda.max_memory_allocated()
+    (together, most), (apart, less) = trained(None), trained(2)
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
+    assert less < .7 * most
 
 
 def test_a_replayed_step_in_bfloat16():

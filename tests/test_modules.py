@@ -10,6 +10,7 @@ from conftest import hyper_of
 from torch import nn
 
 from l2init.cohorts import Cohort
+from l2init.internals import engines
 from l2init.internals.core import InputError
 from l2init.internals.random_numbers import key
 from l2init.methods import grid
@@ -66,6 +67,35 @@ def test_each_learner_is_a_plain_loop(name):
         for name, b in net.named_buffers(): assert torch.allclose(b, cohort.network.state[name][k])
         x = batches(1, 1, size)[0][0][0]
         torch.testing.assert_close(net.eval()(x), cohort.network.part([k]).forward(cohort.network.views(cohort.theta[[k]]), x[None])[0][0])
+
+
+@pytest.mark.parametrize("name, method", [*((n, "l2_init") for n in SMALL), ("group", "shrink_perturb"), ("group", "ewc")])
+def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeypatch):
+    "Seeds overlap in the parts."
+    whole, few = cohort_of(name, method, shape=(1, 28, 28)), cohort_of(name, method, shape=(1, 28, 28))
+    train(whole, small_stream(), progress=False)
+    steps = engines.engine(few)
+    assert steps.at_a_time(16) >= len(few)
+    monkeypatch.setattr(engines, "HELD", 3 * few.network.step_memory(few.theta[:2], 16))
+    assert steps.at_a_time(16) == 3 < len(few) and max(len(p.cohort) for p in steps.in_parts(3)) < 4
+    before = {n: t.clone() for n, t in few.tensors().items()}
+    steps.at_a_time(16)
+    assert all(torch.equal(t, before[n]) for n, t in few.tensors().items()) # looking changes nothing
+    train(few, small_stream(), progress=False)
+    assert few.steps == whole.steps
+    for n, t in few.tensors().items(): torch.testing.assert_close(t, whole.tensors()[n], rtol=0, atol=1e-8)
+
+
+def test_memory_of_a_step_is_that_of_its_passes():
+    shape, taken = (1, 28, 28), {}
+    for batch in (16, 64): # what grows with the batch is activations
+        cohort = cohort_of("group", shape=shape, dtype=torch.float32)
+        taken[batch] = cohort.network.step_memory(cohort.theta[:2], batch)
+    assert 3.5 < taken[64] / taken[16] < 4.1
+    wide = Cohort(grid("plain", [0, 1], [1e-3]), (1, 4, 4), 10, "plain", "sgd", "module", factory=lambda s, c: nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 4096), nn.Linear(4096, c)))
+    p = wide.network.size * 4
+    assert 2 * p < wide.network.step_memory(wide.theta, 1) < 5 * p # weights are held, and gradients come
 
 
 def test_an_mlp_as_a_module_is_the_package_s_own():

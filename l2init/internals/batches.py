@@ -43,7 +43,7 @@ def seconds_per_step(run:Run, # planned with its data
     torch.set_flush_denormal(True) # as in training; without it, dead units can take ten times as long
     made, cohort = stream_of(run), cohort_of(run)
     whole = engine(cohort)
-    part = engine(cohort.split(getattr(whole, "at_a_time", len(cohort)))[0])
+    part = engine(cohort.split(whole.at_a_time(made.batch_size))[0])
     x, y = next(made.task(0, part.cohort.seeds).blocks())
     part.learn_batches(x, y, made.batch_size)
     def measured():
