@@ -87,8 +87,9 @@ def new(study:Annotated[Path, typer.Argument(metavar="STUDY", help="The study fi
     "Write a commented study file to begin with. Nothing is overwritten."
     from l2init.internals.runs import study_name
     from l2init.studies import find_notebook
-    files = {study.with_suffix(".toml"): NEW.format(file=study.with_suffix(".toml"))}
-    study_name(study)
+    file = study if study.suffix == ".toml" else study.with_name(f"{study.name}.toml")
+    study_name(file)
+    files = {file: NEW.format(file=file)}
     if experiment:
         notebook = find_notebook(study, "experiments", experiment)
         files[study.parent / "nbs" / "experiments" / notebook.name] = notebook.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from .methods import Learner, methods
 from .modules import StackedModule
 from .networks import Network, cross_entropy, losses, network
 from .optimizers import Descent, optimizer
-from .parts import MOMENTS, Stack, does
+from .parts import MOMENTS, Stack, act, does
 
 # %% ../nbs/12_cohorts.ipynb #fe9bc79d
 class Cohort:
@@ -95,7 +95,8 @@ def _views(self:Cohort):
 def only(column:pd.Series)->str:
     "The word that all learners of a cohort have as a hyper-parameter."
     if column.nunique() > 1:
-        raise InputError(f"{column.name} = {list(column.unique())}: a cohort can have one value of it only.")
+        raise InputError(f"{column.name} = {list(column.unique())}: a cohort can have one value of it only. In a "
+                         "study, give each an entry of the method for itself.")
     return column.iloc[0]
 
 # %% ../nbs/12_cohorts.ipynb #783ef67f
@@ -170,7 +171,7 @@ def learn(self:Cohort, x, y, steps:int): # steps done before
     loss, accuracy, dy = self.loss(logits, self.per_learner(y))
     self.network.backward(self.params, self.grads, seen, dy)
     for part in self.at["gradient"]:
-        part.gradient(self.theta, self.grad, steps)
+        act(part, "gradient", self.theta, self.grad, steps)
     self.descend(steps)
     return loss, accuracy, seen
 
@@ -180,7 +181,7 @@ def descend(self:Cohort, steps:int)->None: # steps done before
     "Change the weights as the optimizer and the parts say."
     delta = torch.zeros_like(self.theta)
     for part in self.at["direction"]:
-        part.direction(delta, self.grad, steps)
+        act(part, "direction", delta, self.grad, steps)
     self.theta.add_(delta)
 
 # %% ../nbs/12_cohorts.ipynb #85c0e2fb

@@ -25,7 +25,7 @@ from .methods import Seed, methods
 from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
 from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
-from .parts import MOMENTS, does
+from .parts import MOMENTS, act, does
 from .regularizers import Hooked, Regularizer, _before_update, _with_hooks, hooked_to
 from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, check_there, first_tensor,
                           initial_distributions, inner, reading, tensors_of, undisturbed, units)
@@ -526,7 +526,7 @@ def _prepare(self:DropIn, anew=False): # gradients are there, by a closure anew
     grad = stack.gathered([torch.zeros_like(p) if p.grad is None else p.grad for p in stack.own])
     scale = scale * stack.downhill # parts know gradients that are descended
     grad /= scale
-    for part in self.at["gradient"]: part.gradient(stack.theta, grad, self.steps)
+    for part in self.at["gradient"]: act(part, "gradient", stack.theta, grad, self.steps)
     if self.at["gradient"]: self._write_gradients(grad * scale)
     if self._start is None: self._start = stack.gathered() # a closure may be called at other weights, too
     self._grad, stack._flat = grad, None
@@ -548,7 +548,7 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
     if self.at["direction"]:
         delta = self.stack.gathered() - self._start
         self.stack._flat = self._start # as parts see it in a cohort: before the step
-        for part in self.at["direction"]: part.direction(delta, self._grad, self.steps)
+        for part in self.at["direction"]: act(part, "direction", delta, self._grad, self.steps)
         self.stack.put_back(self._start + delta)
     if not self._looked and (self.at["after_step"] or self.at["between_tasks"]): self._check_copies()
     self._looked, due = True, self._wanted_now()

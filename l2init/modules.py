@@ -449,6 +449,9 @@ def _try(self:StackedModule):
         anew = (self.start(seeds, torch.float32) for _ in range(3))
         others = [n.learning(n.views(again), x, 0)[0] for n in anew]
         same = all(torch.equal(o.nan_to_num(), logits.nan_to_num()) for o in others)
+        other = copy(self.start(seeds, torch.float32))
+        other.template = with_keyed_dropout(self.built(torch.tensor(1)))
+        alike = torch.equal(other.learning(net.views(again), x, 0)[0].nan_to_num(), logits.nan_to_num())
         net.backward(net.views(again), net.views(torch.zeros_like(again)), saved, torch.zeros_like(logits))
     except (RuntimeError, ValueError, TypeError) as e:
         draws = "random" in str(e)
@@ -463,6 +466,10 @@ def _try(self:StackedModule):
     if not same:
         raise InputError("The module gives something else each time it is asked: it draws random numbers by itself, "
                          "with NumPy or Python. Layers of nn.Dropout are keyed by learner and step.")
+    if not alike:
+        raise InputError("The module has something random that is neither a parameter nor a buffer, as a permutation "
+                         "in an attribute: all learners would share it. Draw it with torch and keep it by "
+                         "register_buffer.")
 
 # %% ../nbs/10_modules.ipynb #7ef2b8df
 @patch

@@ -127,7 +127,11 @@ def stacked_gradient(penalty:type[Penalty],
                      theta:Tensor, anchor:Tensor|float, strength:Tensor,
                      mask:Tensor|None=None, **hyper)->Tensor: # [K, P]
     "The gradient of `stacked_value`, in closed form."
-    g = penalty.slope(theta - anchor, **hyper).mul_(strength)
+    g = penalty.slope(theta - anchor, **hyper)
+    if g.shape != theta.shape:
+        raise InputError(f"{penalty.title}: the slope is of shape {tuple(g.shape)} for weights of shape "
+                         f"{tuple(theta.shape)}; a number for each weight is needed.")
+    g.mul_(strength)
     return g if mask is None else g.mul_(mask)
 
 # %% ../nbs/05_regularizers.ipynb #8e720928

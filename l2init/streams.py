@@ -208,6 +208,8 @@ class Task:
 @patch
 def _checked(self:Task, name):
     "What the stream's method `name` gives for this task, if it is what a stream has to give."
+    kind = type(self.stream)
+    if getattr(kind, name) is getattr(Stream, name): raise InputError(f"Stream {kind.__name__} defines no {name}.")
     x, y = getattr(self.stream, name)(self.stream.first_time(self.index), self.seeds)
     S, gives = len(self.seeds), f"{type(self.stream).__name__}.{name} gives"
     if x.dtype != (torch.float32 if x.dim() == 3 else torch.uint8): # features or images

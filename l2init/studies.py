@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 import l2init
 
 from .internals.core import InputError, Options, checked, moved, short, unknown
-from .cohorts import Cohort
+from .cohorts import Cohort, only
 from .data import own_path
 from .internals.runs import Run, digest_or_kept, load_plugins, study_name
 from .methods import Seed, grid, methods, spelled
@@ -89,8 +89,8 @@ class Study(Options):
             raise ValueError(f"optimizers are missing, and method {bare[0]} has none of its own")
         for p in self.plugins:
             if not re.fullmatch(r"([\w-]+/)*[\w-]+\.py", p):
-                raise ValueError(f"plugins: {short(p)} is not the name of a Python file "
-                                 "beside the study file or in a folder there, such as my_method.py")
+                raise ValueError(f"plugins: {short(p)} is not the name of a Python file beside the study file or in "
+                                 "a folder there, of letters, digits, _ and -, such as my_method.py")
         return self
 
 # %% ../nbs/14_studies.ipynb #d46bbc62
@@ -107,8 +107,12 @@ def find_notebook(study_file:str|Path, kind:str, name:str)->Path:
     "The notebook called `name`, a name and never a path. Raises `InputError` if there is none."
     folders = reversed(notebook_folders(study_file, kind))
     known = {p.stem: p for folder in folders for p in sorted(folder.glob("*.ipynb"))}
-    if name not in known: raise unknown(dict(experiments="experiment notebook", reports="report")[kind], name, known)
-    return known[name]
+    if name in known: return known[name]
+    if kind == "experiments" and name in streams:
+        raise InputError(f"The stream {name!r} has no experiment notebook: a study runs nbs/experiments/{name}.ipynb "
+                         "beside it or in a folder above. `l2init new STUDY --experiment permuted_mnist` copies one "
+                         "there to begin with.")
+    raise unknown(dict(experiments="experiment notebook", reports="report")[kind], name, known)
 
 # %% ../nbs/14_studies.ipynb #0e564951
 def read_study(study_file:str|Path)->Study:
@@ -211,7 +215,7 @@ def plan(study_file:str|Path, # TOML
         )->list[Run]:
     "The runs of a study, the longest first. Raises `InputError` for the first thing that cannot be."
     study, study_file = read_study(study_file), Path(study_file)
-    planned = {}
+    planned, known = {}, {}
     report_notebook(study_file)
     plugins = load_plugins(study_file.parent / p for p in study.plugins)
     checked(Probes, "probes", study.probes)
@@ -235,7 +239,22 @@ def plan(study_file:str|Path, # TOML
         for run in found:
             if run.id in planned: raise InputError(f"{study_file}: the run {run} is there twice.")
             planned[run.id] = run
+            if run.phase != "evaluate": _check_overlap(study_file, run, known)
     return sorted(planned.values(), key=lambda r: -r.steps * r.learners)
+
+# %% ../nbs/14_studies.ipynb #bdd3fc67
+def _check_overlap(study_file, run, known): # known: the configurations of runs before
+    "Raise `InputError` for a configuration that two entries of a study have."
+    p = run.params
+    common = {n: v for n, v in p.items() if n not in ("learning_rate", "hyper")}
+    mine = known.setdefault(json.dumps([run.notebook.stem, common], sort_keys=True, default=str), set())
+    names, lists = ["learning_rate", *p["hyper"]], [p["learning_rate"], *p["hyper"].values()]
+    for values in itertools.product(*lists):
+        if values in mine:
+            said = ", ".join(f"{n} = {short(v)}" for n, v in zip(names, values))
+            raise InputError(f"{study_file}: {run} is in two entries with {said}. "
+                             "Each configuration can be there once.")
+    mine.update(itertools.product(*lists))
 
 # %% ../nbs/14_studies.ipynb #8c23f190
 def _check_pairs(study_file, pairs):
@@ -327,13 +346,19 @@ def make_run(study:str, # its name
             )->Run:
     "A run with the parameters `given`, after building once what it will build."
     kind, root = streams[notebook.stem], given["root"] and absolute(given["root"])
+    if lacks := [n for n in ("title", "source") if not hasattr(kind, n)]:
+        raise InputError(f"Stream {kind.__name__} has no {lacks[0]}, which figures and tables name: "
+                         f"{lacks[0]}: ClassVar[str] = \"…\".")
     made = checked(kind, f"stream {notebook.stem}",
                    {n: given[n] for n in kind.model_fields if n in given} | dict(root=root))
     params = parameters(notebook, {n: v for n, v in given.items() if n != "root" and not left_out(notebook, made, n)})
     if stray := [n for n in params if n not in given and n not in kind.model_fields]:
         raise InputError(f"{notebook.name} declares the parameter {stray[0]}, which stream {notebook.stem} does not "
                          "have. Take it out there and where it is given to stream(…).")
+    _check_call(notebook, [n for n in params if n in kind.model_fields])
     learners = grid(params["method"], params["seeds"], params["learning_rate"], **params["hyper"])
+    for n in params["hyper"]:
+        if isinstance(learners[n][0], str): only(learners[n])
     net = {**params["network"], **methods[params["method"]].network_options(params["network"]["name"])}
     name = net.pop("name")
     options = checked(networks[name], f"network {name}", net)
@@ -361,6 +386,31 @@ def left_out(notebook:Path, made:Stream, name:str)->bool:
                          f"so {name} = {short(getattr(made, name))} cannot reach it. "
                          "Add it to the notebook's parameters and to what it gives to stream(…).")
     return True
+
+# %% ../nbs/14_studies.ipynb #d4be80d2
+def _check_call(notebook, options): # that it declares
+    "Raise `InputError` unless a notebook makes its own stream, of all the options that it declares."
+    called = _calls_of_stream(notebook, notebook.stat().st_mtime_ns)
+    if not called: raise InputError(f"{notebook.name} has no call of stream({notebook.stem!r}, …).")
+    if other := [name for name, _ in called if name != notebook.stem]:
+        raise InputError(f"{notebook.name} makes the stream {other[0]!r}, and not {notebook.stem!r}, which it is "
+                         "called after.")
+    for _, given in called:
+        if lost := [n for n in options if n not in given and None not in given]:
+            raise InputError(f"{notebook.name} declares the parameter {lost[0]}, but does not give it to stream(…), "
+                             f"so no value would reach it: stream({notebook.stem!r}, …, {lost[0]}={lost[0]}).")
+
+# %% ../nbs/14_studies.ipynb #ad8c4ccb
+@lru_cache
+def _calls_of_stream(notebook, modified): # name and given options (None: **some) of each call
+    from IPython.core.inputtransformer2 import TransformerManager # here, since only this needs it
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = (TransformerManager().transform_cell("".join(c["source"])) for c in cells if c["cell_type"] == "code")
+    try: nodes = [n for text in code for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+    except SyntaxError as e: raise InputError(f"{notebook.name}: a cell is not Python: {e.msg}.") from None
+    named = lambda n: n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, "id", "")
+    return [(getattr(n.args[0], "value", "") if n.args else "", {k.arg for k in n.keywords})
+            for n in nodes if named(n) == "stream"]
 
 # %% ../nbs/14_studies.ipynb #1882d7c3
 def scale_of(made:Stream, params:dict)->str:

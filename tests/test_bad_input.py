@@ -101,7 +101,7 @@ CASES = {
     "a date as strength": (changed(*METHOD, "strength", to=[datetime.date(2024, 1, 1)]), ["strength = datetime.date(2024, 1, 1)", "valid number"]),
     "a date as option of a network": (changed(*NETWORK, "hidden", to=datetime.date(2024, 1, 1)), ["network mlp: hidden = datetime.date(2024, 1, 1)", "valid list"]),
     "a string among units": (changed(*NETWORK, "hidden", to=[8, "8"]), ["hidden.1 = '8'", "valid integer"]),
-    "a table for a list of tables": (changed("methods", to=dict(name="plain")), ["methods = {'name': 'plain'}", "valid list"]),
+    "a table for a list of tables": (changed("methods", to=dict(name="plain")), ["methods = {'name': 'plain'}", "valid list, of tables [[methods]]"]),
     "a string for a table": (changed("streams", to=["random_label_mnist"]), ["streams.0 = 'random_label_mnist'", "valid dictionary"]),
     "a number as name": (changed(*METHOD, "name", to=7), ["methods.0.name = 7", "valid string"]),
     "no name": (changed("methods", to=[{}]), ["methods.0.name", "required"]),

@@ -58,6 +58,11 @@ def net(options="", forward=GOOD, width="self.width"): return NETWORK.format(opt
 def own(hyper="strength", body="def after_step(self, seen, step): pass"): return METHOD.format(hyper=hyper, body=body)
 
 
+def shuffled(permutation):
+    return net(forward="return self.last(self.first(x.flatten(1)[:, self.order]).relu())").replace(
+        "nn.Linear(width, classes)", f"nn.Linear(width, classes)\n                self.order = {permutation}(3 * 32 * 32)")
+
+
 ON_IT = dict(networks=[dict(name="own_net")], plugins=["own.py"])
 WITH_IT = dict(methods=[dict(name="own")], plugins=["own.py"])
 PLAIN = [dict(name="plain")]
@@ -84,6 +89,23 @@ CASES = { # plugin, what is changed in the study, what is said
     "a name given twice": (own() + 'methods.register("own", Method("Another", parts=[Own]))', WITH_IT, ["a method named 'own' already"]),
     "a list for each learner": (own("sizes").replace("float = 1.", "list[int] = [1, 2]"), WITH_IT, ["sizes = [1, 2]", "one number"]),
     "an option that is a class": (net("act: type = nn.ReLU"), ON_IT, ["network own_net: act = <class", "cannot be written to a file"]),
+    "a gradient that is given back": (own(body="def gradient(self, theta, grad, step): return grad * 0"), WITH_IT, ["Own.gradient gives something back", "in place"]),
+    "a step that is given back": (own(body="def direction(self, delta, grad, step): return delta * 0"), WITH_IT, ["Own.direction gives something back", "delta"]),
+    "no weights to be measured": (own(body="def evaluated(self, theta): pass"), WITH_IT, ["Own.evaluated gives None"]),
+    "some of the weights": (own(body="def evaluated(self, theta): return theta[:, 1:]"), WITH_IT, ["Own.evaluated gives"]),
+    "a state that is a number": (own(body="def start(self): return dict(n=0)"), WITH_IT, ["Part Own: start() gives n = 0", "a row for each learner, here 1"]),
+    "a state of no learner": (own(body="def start(self): return dict(n=self.stack.theta.new_zeros(3))"), WITH_IT, ["start() gives n = (3,)"]),
+    "no state": (own(body="def start(self): pass"), WITH_IT, ["start() gives None", "dictionary"]),
+    "a step that fails": (own(body="def after_step(self, seen, step): seen[0] / []"), WITH_IT, ["a step of training fails: TypeError"]),
+    "a slope of another shape": (own().replace("Own(Part)", "Own(Penalty)").replace("import Part", "import Part\nfrom l2init.regularizers import Penalty").replace(
+        "hyper = \"Own\", \"a test\", Hyper", "hyper = \"Own\", \"a test\", Penalty.hyper").replace("def after_step(self, seen, step): pass", "slope = staticmethod(lambda d: d.sum(1))"),
+        dict(WITH_IT, methods=[dict(name="own", strength=[.1])]), ["Own: the slope is of shape (1,)"]),
+    "a plugin that raises": (own() + "\n1 / 0", WITH_IT, [f"ZeroDivisionError: division by zero (line {own().count(chr(10)) + 2})"]),
+    "a permutation of its own": (shuffled("torch.randperm"), ON_IT, ["network own_net", "neither a parameter nor a buffer", "register_buffer"]),
+    "a permutation by NumPy": (shuffled("__import__('numpy').random.permutation"), ON_IT, ["network own_net", "neither a parameter nor a buffer"]),
+    "two entries with the same learners": (own(), dict(methods=[dict(name="l2", strength=[1e-2, 1e-3]), dict(name="l2", strength=[1e-4, 1e-2])]), ["is in two entries", "strength = 0.01"]),
+    "two words": (own("way").replace(": float = 1.", ": Literal['a', 'b'] = 'a'").replace("from l2init.methods", "from typing import Literal\nfrom l2init.methods"),
+                  dict(WITH_IT, methods=[dict(name="own", way=["a", "b"])]), ["way = ['a', 'b']", "an entry of the method for itself"]),
     "other random numbers": (net(forward="return self.last(self.first(x.flatten(1)).relu() * random.random())"), ON_IT, ["network own_net", "something else each time"]),
 }
 
@@ -172,3 +194,66 @@ def test_a_parameter_that_the_stream_does_not_have(project, monkeypatch, capsys)
         (project / "study.toml").write_bytes(document(STUDY))
         assert "declares the parameter fresh_subset, which stream random_label_mnist does not have" in refused(project, ["run", "study.toml", "--dry-run"], monkeypatch, capsys)
     finally: notebook.write_text(text)
+
+
+NOT_GIVEN = { # what is put in the place of what, and what is said
+    "an option": (", labels=labels", "", ["declares the parameter labels, but does not give it to stream", "labels=labels"]),
+    "the name": ('stream(\\"random_label_mnist\\"', 'stream(\\"permuted_mnist\\"', ["makes the stream 'permuted_mnist', and not 'random_label_mnist'"]),
+    "anything": ("s = stream(", "s = made(", ["has no call of stream('random_label_mnist', …)"]),
+}
+
+
+@pytest.mark.parametrize("what", NOT_GIVEN)
+def test_a_notebook_gives_its_stream_all_that_it_declares(project, monkeypatch, capsys, what):
+    notebook, (old, new, says) = project / "nbs" / "experiments" / "random_label_mnist.ipynb", NOT_GIVEN[what]
+    text = notebook.read_text()
+    try:
+        notebook.write_text(text.replace(old, new))
+        assert notebook.read_text() != text
+        (project / "study.toml").write_bytes(document(STUDY))
+        line = refused(project, ["run", "study.toml", "--dry-run"], monkeypatch, capsys)
+        assert all(s in line for s in says), line
+    finally: notebook.write_text(text)
+
+
+OWN_STREAM = """
+import torch
+from l2init.streams import Stream, streams
+
+@streams.register("own_stream")
+class OwnStream(Stream):
+    title = "Own"
+    source = "a test"
+    dataset: str = "mnist5k"
+    tasks: int = 2
+    examples: int = 32
+    def train_examples(self, index, seeds):
+        d = self.data(seeds.device)
+        s = self.subset(seeds)
+        return d.images[s], d.labels[s]
+    def test_examples(self, index, seeds):
+        d = self.data(seeds.device)
+        return d.test_images[:20].expand(len(seeds), -1, -1, -1, -1), d.test_labels[:20].expand(len(seeds), -1)
+"""
+STREAMS = {
+    "as it is": ("", "", []),
+    "no title": ('title = "Own"', "pass", ["Stream OwnStream has no title"]),
+    "a misspelt method": ("def test_examples", "def tests_examples", ["Stream OwnStream defines no test_examples"]),
+    "labels from 1": ("d.test_labels[:20]", "(1 + d.test_labels[:20])", ["test examples: The labels go from 1 to 10"]),
+    "no channels": ("d.images[s], d", "d.images[s][:, :, 0], d", ["images are of shape (28, 28), the network is for (1, 28, 28)"]),
+    "no notebook": ("own_stream", "own_other", ["The stream 'own_other' has no experiment notebook", "--experiment permuted_mnist"]),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_a_stream_that_does_not_fit_is_said_before(project, monkeypatch, capsys, case):
+    old, new, says = STREAMS[case]
+    text = (project / "nbs" / "experiments" / "random_label_mnist.ipynb").read_text()
+    (project / "nbs" / "experiments" / "own_stream.ipynb").write_text(text.replace('stream(\\"random_label_mnist\\"', 'stream(\\"own_stream\\"')
+                                                                     .replace("labels: str", "# labels: str").replace(", labels=labels", ""))
+    (project / "own.py").write_text(OWN_STREAM.replace(old, new))
+    name = "own_other" if case == "no notebook" else "own_stream"
+    (project / "study.toml").write_bytes(document(dict(STUDY, streams=[dict(name=name)], plugins=["own.py"])))
+    if not says: return print(l2init(project, "run", "study.toml", "--dry-run").stdout)
+    line = refused(project, ["run", "study.toml"], monkeypatch, capsys)
+    assert all(s in line for s in says), line

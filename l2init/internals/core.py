@@ -171,6 +171,7 @@ def checked(model:type[BaseModel], # what defines the options
                    else unknown(f"option of {where}", name, model.model_fields)) from None
         says = err["msg"].removeprefix("Value error, ")
         if err["type"] == "float_type" and type(err["input"]) is int: says = AT_MOST # it was too long for a float
+        if err["type"] == "list_type" and isinstance(err["input"], dict): says += f", of tables [[{name}]]"
         if not name: raise InputError(f"{where}: {says}.") from None # the options do not fit together
         given = "" if err["type"] == "missing" else f" = {short(err['input'])}"
         raise InputError(f"{where}: {name}{given}: {says}.") from None

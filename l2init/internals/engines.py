@@ -22,7 +22,7 @@ from ..cohorts import Cohort
 from .core import InputError
 from ..networks import Network, cross_entropy, fast_cross_entropy, known_labels
 from .random_numbers import can_compile
-from ..parts import does, loop_arguments
+from ..parts import act, does, loop_arguments
 
 # %% ../../nbs/internals/04_engines.ipynb #0da13e62
 class Engine:
@@ -112,7 +112,7 @@ def in_parts(self:Engine, most:int)->list[Engine]: # learners in each, at most
 
 
 # %% ../../nbs/internals/04_engines.ipynb #8d5a0826
-HELD = 2**31 # bytes that a step may hold on a CPU
+HELD = 2**28 # bytes that a step may hold on a CPU, where more is not faster
 
 def room(device:torch.device)->int:
     "Bytes that a step may hold: on a GPU a quarter of its memory."
@@ -163,7 +163,7 @@ def descend(self:LayersInCache):
     "Gradients of parts and the optimizer, the last one in the optimizer's own pass if it is a quadratic penalty."
     c, together = self.cohort, self.cohort.steps_plainly()
     for part in self.gradients if together else c.at["gradient"]:
-        part.gradient(c.theta, c.grad, c.steps)
+        act(part, "gradient", c.theta, c.grad, c.steps)
     if together:
         c.optimizer.fast_update(c.theta, c.grad, c.descent.state, c.lr, *self.pull)
     else: c.descend(c.steps)
@@ -370,7 +370,7 @@ def step(self:Recorded, x, y):
     c.network.backward(c.params, c.grads, seen, dy)
     joined = [p for p in c.at["gradient"] if p.elementwise and c.steps_plainly()]
     for part in c.at["gradient"]:
-        if part not in joined: part.gradient(c.theta, c.grad, self.clock)
+        if part not in joined: act(part, "gradient", c.theta, c.grad, self.clock)
     if not c.steps_plainly(): c.descend(self.clock)
     else:
         self.update([p.gradient for p in joined], c.optimizer, c.theta, c.grad,

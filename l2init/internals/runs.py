@@ -439,7 +439,9 @@ def _load_plugin(path):
     except (Exception, SystemExit) as e: # whatever is in the file
         forget(name)
         del sys.modules[name]
-        raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}".split())) from e
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
+        at = f" (line {lines[-1]})" if lines else ""
+        raise InputError(" ".join(f"Plugin {path} cannot be imported: {type(e).__name__}: {e}{at}".split())) from e
 
 # %% ../../nbs/internals/03_runs.ipynb #bb5d0dbc
 def environment()->dict:
