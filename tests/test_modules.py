@@ -74,12 +74,12 @@ def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeyp
     "Seeds overlap in the parts."
     whole, few = cohort_of(name, method, shape=(1, 28, 28)), cohort_of(name, method, shape=(1, 28, 28))
     train(whole, small_stream(), progress=False)
-    steps = engines.engine(few)
-    assert steps.at_a_time(16) >= len(few)
+    assert engines.engine(few).at_a_time(16) >= len(few)
     monkeypatch.setattr(engines, "HELD", 3 * few.network.step_memory(few.theta[:2], 16))
+    steps = engines.engine(few)
     assert steps.at_a_time(16) == 3 < len(few) and max(len(p.cohort) for p in steps.in_parts(3)) < 4
     before = {n: t.clone() for n, t in few.tensors().items()}
-    steps.at_a_time(16)
+    engines.engine(few).at_a_time(16)
     assert all(torch.equal(t, before[n]) for n, t in few.tensors().items()) # looking changes nothing
     train(few, small_stream(), progress=False)
     assert few.steps == whole.steps

@@ -34,6 +34,7 @@ class Engine:
         self.cohort = cohort
         self.after = cohort.at["after_step"] # parts whose `after_step` is called from outside
         self.parts = [] # engines of a few learners each, where all are too many
+        self.most = None # learners that step together, once it is known
 
     @classmethod
     def refusal(cls, cohort:Cohort)->str:
@@ -124,7 +125,9 @@ def at_a_time(self:Engine, batch:int)->int: # examples
     "How many learners may take their steps together."
     c = self.cohort
     if isinstance(c.network, Network) or len(c) == 1: return len(c)
-    return max(1, room(c.theta.device) // c.network.step_memory(c.theta[:2], batch))
+    if self.most is None:
+        self.most = max(1, room(c.theta.device) // c.network.step_memory(c.theta[:2], batch))
+    return self.most
 
 # %% ../../nbs/internals/04_engines.ipynb #f6cfcc38
 CACHE = 12_000_000 # bytes that are advanced together: what a processor's last cache holds for a core
