@@ -27,7 +27,8 @@ from .internals.runs import (available_cores, keep_plan, kept_plan, of_other_cod
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Studies of plasticity: which learners stay able to learn?")
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, e.g. studies/demo.toml.")]
-Runs = Annotated[Path, typer.Option(help="The folder with a folder of runs for each study.")]
+Runs = Annotated[Path, typer.Option(help="The folder with a folder of runs for each study, "
+    "from where the command is typed.")]
 
 def show(table:pd.DataFrame)->None:
     "Print a table to standard output, numbers with four digits."
