@@ -1,12 +1,13 @@
 """Networks, methods and reports of one's own in a study: what cannot work is said in one line, before anything is trained or written."""
 import json
+import sys
 
 import pytest
 from processes import l2init
 from test_bad_input import STUDY, document, project, refused # noqa: F401, a fixture
 
 from l2init.cohorts import Cohort
-from l2init.internals.core import InputError
+from l2init.internals.core import PLUGIN, InputError, forget
 from l2init.internals.runs import told_apart
 from l2init.methods import COLUMNS, grid
 from l2init.plots import _in_words
@@ -108,6 +109,15 @@ CASES = { # plugin, what is changed in the study, what is said
                   dict(WITH_IT, methods=[dict(name="own", way=["a", "b"])]), ["way = ['a', 'b']", "an entry of the method for itself"]),
     "other random numbers": (net(forward="return self.last(self.first(x.flatten(1)).relu() * random.random())"), ON_IT, ["network own_net", "something else each time"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    "What plugins have registered is not there for other tests."
+    yield
+    for name in [n for n in sys.modules if n.startswith(PLUGIN)]:
+        forget(name)
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("dry", (False, True))
