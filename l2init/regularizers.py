@@ -392,7 +392,8 @@ class Hooked:
     def __getstate__(self): return vars(self) | dict(hooks=bool(self.hooks))
     def __setstate__(self, state):
         vars(self).update(state, hooks=[])
-        if state["hooks"]: self._hook()
+        copied = "_modules" in vars(state.get("model", nn.Module())) # not yet, if it holds the handle itself
+        if state["hooks"] and copied: self._hook()
 
     def remove(self)->None:
         "Unhook it; everything else stays as it is."

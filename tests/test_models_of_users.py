@@ -430,6 +430,15 @@ def test_a_copy_of_a_pull_pulls_the_copy():
     with pytest.raises(InputError, match="attached to this optimizer already"): others[2].attach(others[1])
 
 
+def test_a_copy_of_a_model_that_holds_its_handle_is_without_the_method():
+    model = mlp()
+    optimizer = sgd(model)
+    model.handle = ReDo(model, optimizer, example=X, period=1, threshold=.5)
+    other = copy.deepcopy(model)
+    assert model.handle.hooks and not other.handle.hooks
+    step(other, sgd(other))
+
+
 class AsksTwice(torch.optim.SGD):
     "As optimizers that look ahead: the gradient that counts is that of the second call. `above`: what the class above gets."
     above = False
