@@ -101,20 +101,35 @@ def test_avalanche(recipe):
     assert any(isinstance(p, m.L2InitPlugin) for p in strategy.plugins)
 
 
-def test_redo_in_lightning(recipe):
-    m = recipe("redo_with_lightning", "lightning")
-    callback, logged = m.example()
-    assert callback.redo.steps == 30 and {"dead_share", "dormant_share", "srank"} <= logged.keys()
-    assert callback.state_dict()["redo"]["steps"] == 30
-    assert not callback.redo.optimizer._optimizer_step_pre_hooks
+def test_a_method_in_lightning(recipe, tmp_path):
+    m = recipe("method_with_lightning", "lightning")
+    trainer, callback, logged = m.example()
+    assert callback.state["steps"] == 30 and {"dead_share", "dormant_share", "srank"} <= logged.keys()
+    assert not trainer.optimizers[0]._optimizer_step_pre_hooks # it has ended with the training
+    trainer.save_checkpoint(tmp_path / "l.ckpt")
+    _, longer, _ = m.example(epochs=5)
+    _, resumed, _ = m.example(epochs=5, checkpoint=tmp_path / "l.ckpt")
+    assert longer.state["steps"] == resumed.state["steps"] == 50
 
 
-def test_redo_in_trainer(recipe, tmp_path):
-    m = recipe("redo_with_trainer", "transformers")
-    callback = m.example(tmp_path)
-    assert callback.redo.steps == 40 and len(callback.redo.stack.network.found) == 2 # the perceptrons of two blocks
-    assert [p["step"] for p in callback.probes][:2] == [20, 40]
-    assert torch.load(tmp_path / "checkpoint-40" / "redo.pt")["steps"] == 40
+def test_a_method_in_trainer(recipe, tmp_path):
+    m = recipe("method_with_trainer", "transformers")
+    _, callback = m.example(tmp_path, steps=20)
+    assert callback.handle.steps == 20 and len(callback.units) == 2 # the perceptrons of two blocks
+    saved = torch.load(tmp_path / "checkpoint-20" / "method.pt")
+    _, resumed = m.example(tmp_path, resume=True)
+    assert saved["steps"] == 20 and resumed.handle.steps == 40
+    assert torch.equal(resumed.handle.state_dict()["theta0"], saved["theta0"]) # not the weights that it went on with
+    assert [p["step"] for p in resumed.probes][:1] == [40]
+
+
+def test_a_method_in_avalanche(recipe):
+    m = recipe("method_with_avalanche", "avalanche")
+    (_, plain), (_, reset) = m.example("l2", strength=0.), m.example("head_reset")
+    assert plain.handle.tasks == reset.handle.tasks == 2 and len(reset.probes) == 3
+    assert plain.probes[0] == reset.probes[0] and plain.probes[1] != reset.probes[1] # the head is drawn anew after the first task
+    _, redo = m.example("redo", period=20, threshold=.1)
+    assert redo.handle.steps == 75 and redo.probes[-1]["dormant_share"] < plain.probes[-1]["dormant_share"]
 
 
 def test_fine_tuning_stays_near_the_pretrained_weights(recipe, tmp_path):
