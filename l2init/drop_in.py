@@ -28,7 +28,7 @@ from .networks import Distribution, Weight
 from .parts import MOMENTS, act, does
 from .regularizers import Hooked, Regularizer, _before_update, _with_hooks, hooked_to
 from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, check_there, first_tensor,
-                          initial_distributions, inner, reading, tensors_of, undisturbed, units)
+                          initial_distributions, inner, linear_dims, reading, tensors_of, undisturbed, units)
 
 # %% ../nbs/18_drop_in.ipynb #50db17e2
 def _named_as_ours(model, weights): # also linear layers as ours, [in, out]
@@ -708,7 +708,7 @@ def measure(model:nn.Module,
 # %% ../nbs/18_drop_in.ipynb #f8eeb97b
 def _last_linear(model, x):
     order = _calls(model, x).order
-    return next((m for m in map(model.get_submodule, order[::-1]) if isinstance(m, nn.Linear)), None)
+    return next((m for m in map(model.get_submodule, order[::-1]) if linear_dims(m)), None)
 
 @contextmanager
 def _features(module): # what it gets, in a list

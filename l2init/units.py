@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'NO_ACTIVATION', 'WITHOUT_END', 'NOT_REACHED', 'Place', 'Share', 'Seen',
-           'Group', 'Slopes', 'initial_distribution_of', 'initial_distributions', 'inner', 'check_there', 'Hook',
-           'undisturbed', 'call', 'first_tensor', 'tensors_of', 'reading', 'ModuleUnits', 'units', 'by_hand']
+           'Group', 'Slopes', 'inner', 'check_there', 'Hook', 'undisturbed', 'call', 'first_tensor', 'linear_dims',
+           'initial_distribution_of', 'initial_distributions', 'tensors_of', 'reading', 'ModuleUnits', 'units',
+           'by_hand']
 
 # %% ../nbs/03_units.ipynb #d8df2bd7
 import math
@@ -209,37 +210,6 @@ def initial(self:Group, network, which:int=0)->tuple[Distribution, int, int]:
     "What the incoming weights are drawn from at the start; how many go into a unit and out of it."
     return network.distributions[f"{self.producers[which].module}.weight"], *self.fans[which]
 
-# %% ../nbs/03_units.ipynb #d21f0f65
-def initial_distribution_of(p:Tensor, fan_in:int)->Distribution: # fan_in 0: of no layer that has one
-    "What a parameter at its start seems to be drawn from."
-    most, bound = p.abs().max().item(), fan_in and 1 / math.sqrt(fan_in)
-    if bound / 2 < most <= bound * (1 + 1e-6) and _as_spread(p, bound): return Distribution(0., bound) # PyTorch's own
-    if p.min() == p.max(): return Distribution(p.flatten()[0].item(), 0.)
-    return Distribution(p.mean().item(), p.std().item(), normal=True)
-
-# %% ../nbs/03_units.ipynb #0bbde474
-def _as_spread(p, bound): # as numbers drawn uniformly within `bound`, but for chance
-    spread = p.square().mean().sqrt().item() / (bound / math.sqrt(3))
-    return abs(spread - 1) < .02 + 2 / math.sqrt(p.numel())
-
-
-# %% ../nbs/03_units.ipynb #2b5f10c8
-@torch.no_grad()
-def initial_distributions(model:nn.Module)->dict[str, Distribution]: # by the names of the parameters
-    "What each parameter seems to be drawn from, as it is now."
-    found = {}
-    for module, m in model.named_modules():
-        fan_in = _fans(m)[0]
-        for name, p in m.named_parameters(module, recurse=False):
-            if p.is_floating_point() and p.numel(): found[name] = initial_distribution_of(p, fan_in)
-    return found
-
-def _fans(module): # into a unit, and out of the module
-    w = getattr(module, "weight", None)
-    if not isinstance(w, Tensor) or w.dim() < 2: return 0, 0
-    area = w[0, 0].numel()
-    return w.shape[1] * area, w.shape[0] * area
-
 # %% ../nbs/03_units.ipynb #b98e3679
 def inner(model:nn.Module)->nn.Module:
     "The model itself, out of what torch.compile and DistributedDataParallel wrap around it."
@@ -328,6 +298,62 @@ def first_tensor(args, kwargs): # to a module
     "The tensor that a module gets first, by place or by name."
     return next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
 
+# %% ../nbs/03_units.ipynb #f14487f7
+def linear_dims(module:nn.Module)->tuple[int, int]|None: # None: it is not linear
+    "Along which dimension of its weight a linear layer has its outputs, and along which its inputs."
+    if isinstance(module, nn.Linear): return 0, 1
+    own = {name: p.dim() for name, p in module.named_parameters(recurse=False)}
+    alone = own in (dict(weight=2), dict(weight=2, bias=1)) and not [*module.children()]
+    if not alone or type(module).__module__.startswith("torch.nn."): return None
+    if not module.weight.is_floating_point(): return None
+    with undisturbed(module), torch.no_grad():
+        for p in module.parameters(): nn.init.normal_(p)
+        return next((dims for dims in ((0, 1), (1, 0)) if _multiplies(module, *dims)), None)
+
+
+# %% ../nbs/03_units.ipynb #0099cebc
+def _multiplies(module, outputs, inputs): # its input by its weight, which has them along these dimensions?
+    w, bias = module.weight, getattr(module, "bias", None)
+    x = torch.randn(3, w.shape[inputs], dtype=w.dtype, device=w.device)
+    if bias is not None and len(bias) != w.shape[outputs]: return False
+    right = x @ (w.mT if inputs else w) + (0 if bias is None else bias)
+    try: given = module.forward(x)
+    except Exception: return False # it takes something else
+    if not isinstance(given, Tensor) or given.shape != right.shape: return False
+    return torch.allclose(given, right, rtol=.02, atol=.02 * right.abs().max().item())
+
+
+# %% ../nbs/03_units.ipynb #d21f0f65
+def initial_distribution_of(p:Tensor, fan_in:int)->Distribution: # fan_in 0: of no layer that has one
+    "What a parameter at its start seems to be drawn from."
+    most, bound = p.abs().max().item(), fan_in and 1 / math.sqrt(fan_in)
+    if bound / 2 < most <= bound * (1 + 1e-6) and _as_spread(p, bound): return Distribution(0., bound) # PyTorch's own
+    if p.min() == p.max(): return Distribution(p.flatten()[0].item(), 0.)
+    return Distribution(p.mean().item(), p.std().item(), normal=True)
+
+# %% ../nbs/03_units.ipynb #0bbde474
+def _as_spread(p, bound): # as numbers drawn uniformly within `bound`, but for chance
+    spread = p.square().mean().sqrt().item() / (bound / math.sqrt(3))
+    return abs(spread - 1) < .02 + 2 / math.sqrt(p.numel())
+
+
+# %% ../nbs/03_units.ipynb #2b5f10c8
+@torch.no_grad()
+def initial_distributions(model:nn.Module)->dict[str, Distribution]: # by the names of the parameters
+    "What each parameter seems to be drawn from, as it is now."
+    found = {}
+    for module, m in model.named_modules():
+        fan_in = _fans(m)[0]
+        for name, p in m.named_parameters(module, recurse=False):
+            if p.is_floating_point() and p.numel(): found[name] = initial_distribution_of(p, fan_in)
+    return found
+
+def _fans(module): # into a unit, and out of the module
+    w = getattr(module, "weight", None)
+    if not isinstance(w, Tensor) or w.dim() < 2: return 0, 0
+    area, (outputs, inputs) = w[0, 0].numel(), linear_dims(module) or (0, 1)
+    return w.shape[inputs] * area, w.shape[outputs] * area
+
 # %% ../nbs/03_units.ipynb #41c2e46d
 @dataclass
 class _Calls:
@@ -394,7 +420,7 @@ def _where_read(model, calls, consumers): # what those that listen get, each ten
         same = (t.data_ptr(), t.shape, p.start, p.step, p.each, p.stride)
         if same in known: continue
         known.add(same)
-        linear = isinstance(model.get_submodule(p.module), nn.Linear)
+        linear = linear_dims(model.get_submodule(p.module)) is not None
         seen.append(Seen(p.module, -1 if linear else 1, p.start, p.step, p.each, p.stride))
     return tuple(seen)
 
@@ -403,13 +429,13 @@ def _where_seen(model, calls, producers, read, units): # the activation
     names = {_activation_before(calls.inputs[s.module][1], model, calls) for s in read}
     name = names.pop() if len(names) == 1 else None
     if name is None: return read
-    dim = -1 if isinstance(model.get_submodule(producers[0].module), nn.Linear) else 1
+    dim = -1 if linear_dims(model.get_submodule(producers[0].module)) else 1
     whole = calls.given[name].shape[dim] == units
     return (Seen(name, dim, output=True),) if whole else read
 
 # %% ../nbs/03_units.ipynb #bc75547e
 def _along(module, rows:bool): # the dimension of its weight that has a unit's rows (or columns); None if there is none
-    if isinstance(module, nn.Linear): return 0 if rows else 1
+    if dims := linear_dims(module): return dims[0 if rows else 1]
     if not isinstance(module, nn.modules.conv._ConvNd): return None
     if module.transposed: return int(rows) if module.groups == 1 else None
     return 0 if rows else 1
@@ -502,7 +528,7 @@ def _group(model, calls, producers, consumers, normalizers, n):
     of = [model.get_submodule(p.module) for p in producers]
     return Group(producers[0].module, n, tuple(producers), tuple(consumers), tuple(normalizers),
                  _where_seen(model, calls, producers, read, n), read, tuple(_fans(m) for m in of),
-                 tuple(not isinstance(model.get_submodule(p.module), nn.Linear) for p in consumers))
+                 tuple(linear_dims(model.get_submodule(p.module)) is None for p in consumers))
 
 # %% ../nbs/03_units.ipynb #7ee1d7d4
 def _leaves(output): # the tensors that a model gives, of floating-point numbers
@@ -554,6 +580,32 @@ def _coupled(model, example):
                 items.append((m, rows, list(zip(item.idxs, item.root_idxs))))
             else: ops.append(getattr(m, "_grad_fn", ""))
         yield len(group[0].idxs), ops, items, whole
+
+# %% ../nbs/03_units.ipynb #d7fa97f9
+@contextmanager
+def _with_torchs_own(model):
+    "Within it, nn.Linear stands for each linear layer of one's own, which torch-pruning does not know; it -> layer."
+    twins, places = {}, []
+    for name, m in [*model.named_modules(remove_duplicate=False)]:
+        if not name or isinstance(m, nn.Linear) or linear_dims(m) is None: continue
+        if m not in twins: twins[m] = _twin(m)
+        parent, _, child = name.rpartition(".")
+        places.append((model.get_submodule(parent)._modules, child, m))
+    for of, child, m in places: of[child] = twins[m]
+    try: yield {twin: m for m, twin in twins.items()}
+    finally:
+        for of, child, m in places: of[child] = m
+
+def _twin(layer):
+    outputs, inputs = (layer.weight.shape[d] for d in linear_dims(layer))
+    twin = nn.Linear(inputs, outputs, bias=False, device="meta")
+    own = linear_dims(layer) == (0, 1)
+    twin.weight = layer.weight if own else nn.Parameter(layer.weight.detach().T)
+    twin.bias = layer.bias
+    for name, value in vars(layer).items(): twin.__dict__.setdefault(name, value) # that others may ask for
+    return twin
+
+
 
 # %% ../nbs/03_units.ipynb #f8e29259
 def tensors_of(model:nn.Module)->dict[str, dict[str, Tensor]]: # module -> name -> [1, …]
@@ -708,10 +760,14 @@ def _listed(model, example):
     try:
         with warnings.catch_warnings(): # torch-pruning's, that it goes around, which the units tell
             warnings.filterwarnings("ignore", "Maximum recursive depth")
-            return list(_coupled(model, example))
+            with _with_torchs_own(model) as layers:
+                return [(n, ops, [(layers.get(m, m), *it) for m, *it in items], whole)
+                        for n, ops, items, whole in _coupled(model, example)]
     except Exception as e:
-        raise InputError(f"The model's graph cannot be followed ({type(e).__name__}: {e}). Describe its units with "
-                         "by_hand and pass them on, units=[…]; measure(units=[]) does without.") from None
+        cached = getattr(getattr(model, "config", None), "use_cache", False)
+        hint = " It keeps a cache: give use_cache=False with the example, which then is a dictionary." if cached else ""
+        raise InputError(f"The model's graph cannot be followed ({type(e).__name__}: {e}).{hint} Describe its units "
+                         "with by_hand and pass them on, units=[…]; measure(units=[]) does without.") from None
 
 @contextmanager
 def _differentiable(model): # all parameters, so that the graph is whole

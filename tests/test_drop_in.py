@@ -161,7 +161,15 @@ def vit():
     return model
 
 
+class Own(nn.Module): # a linear layer whose weight stands the other way round
+    def __init__(self, a, b):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(a, b) * .3), nn.Parameter(torch.zeros(b))
+    def forward(self, x): return torch.addmm(self.bias, x, self.weight)
+
+
 FAMILIES = dict(residual=(Residual, (12,)), vgg=(vgg, (3, 16, 16)), resnet18=(lambda: resnet18(num_classes=3), (3, 32, 32)), vit=(vit, (3, 16, 16)), encoder=(Encoder, (5, 12)),
+                own=(lambda: nn.Sequential(Own(12, 8), nn.ReLU(), Own(8, 8), nn.ReLU(), Own(8, 3)), (12,)),
                 resnext=(lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=3, groups=4, width_per_group=4), (3, 32, 32)))
 
 
@@ -713,6 +721,8 @@ def test_what_cannot_be_followed_is_measured_without_units(monkeypatch):
     def fails(*_): raise ValueError("a graph of another kind")
     monkeypatch.setattr("l2init.units._coupled", fails)
     with pytest.raises(InputError, match=r"a graph of another kind\).*measure\(units=\[\]\) does without"): measure(model, x, y)
+    model.config = SimpleNamespace(use_cache=True) # as in transformers
+    with pytest.raises(InputError, match="give use_cache=False with the example"): units(model, x)
     assert measure(model, x, y, units=[])["loss"] > 0
 
 

@@ -12,7 +12,7 @@ from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in, meas
 from l2init.internals.core import InputError
 from l2init.methods import grid
 from l2init.regularizers import L2Init
-from l2init.units import initial_distributions, units
+from l2init.units import initial_distributions, tensors_of, units
 
 X, Y = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
 
@@ -187,14 +187,33 @@ def test_an_optimizer_that_keeps_copies_of_weights_is_refused():
     with pytest.raises(InputError, match="Averages keeps 'z', which seems to be a copy"): step(model, optimizer)
 
 
+class Own(nn.Module):
+    "A linear layer of one's own, whose weight is [inputs, outputs]; `of` makes it something else."
+    def __init__(self, a, b, of=lambda w: w):
+        super().__init__()
+        self.weight, self.bias, self.of = nn.Parameter(torch.randn(a, b) * .3), nn.Parameter(torch.zeros(b)), of
+    def forward(self, x): return torch.addmm(self.bias, x, self.of(self.weight))
+
+
 def test_layers_of_one_s_own_are_named():
-    class Own(nn.Module):
-        def __init__(self, a, b):
-            super().__init__()
-            self.weight, self.bias = nn.Parameter(torch.randn(a, b)), nn.Parameter(torch.zeros(b))
-        def forward(self, x): return torch.addmm(self.bias, x, self.weight)
-    found = units(nn.Sequential(Own(10, 16), nn.GELU(), Own(16, 12), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)), X)
+    found = units(nn.Sequential(Own(10, 16, torch.square), nn.GELU(), Own(16, 12, torch.square), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)), X)
     assert [g.name for g in found] == ["3"] and {"0", "2"} <= set(found.left_out)
+
+
+@pytest.mark.parametrize("method, hyper", [("redo", dict(period=3, threshold=.5)), ("continual_backprop", dict(replacement_rate=.1, maturity=2))])
+def test_linear_layers_of_one_s_own_are_renewed_as_those_of_pytorch(method, hyper):
+    torchs, own = mlp(), nn.Sequential(Own(10, 16), nn.ReLU(), Own(16, 16), nn.ReLU(), Own(16, 4))
+    own.load_state_dict({n: p.mT if p.dim() == 2 else p for n, p in torchs.state_dict().items()})
+    def first_renewed(model): # of each layer: which units, in which step; the draws are others from then on
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        found = units(model, X)
+        drop_in(method, model, optimizer, units=found, **hyper)
+        silent = lambda: [(g.columns(tensors_of(model))[0][0] == 0).all(1).tolist() for g in found]
+        for i in range(8):
+            step(model, optimizer)
+            if any(map(any, silent())): return i, silent()
+    assert first_renewed(own) == first_renewed(torchs) is not None
+    assert measure(own, X)["srank"] >= 1
 
 
 def test_the_gradient_norm_of_complex_weights():
