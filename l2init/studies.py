@@ -391,26 +391,27 @@ def left_out(notebook:Path, made:Stream, name:str)->bool:
 def _check_call(notebook, options): # that it declares
     "Raise `InputError` unless a notebook makes its own stream, of all the options that it declares."
     called = _calls_of_stream(notebook, notebook.stat().st_mtime_ns)
+    own = [given for name, given in called if name == repr(notebook.stem)]
     if not called: raise InputError(f"{notebook.name} has no call of stream({notebook.stem!r}, …).")
-    if other := [name for name, _ in called if name != notebook.stem]:
-        raise InputError(f"{notebook.name} makes the stream {other[0]!r}, and not {notebook.stem!r}, which it is "
-                         "called after.")
-    for _, given in called:
+    if not own:
+        raise InputError(f"{notebook.name} makes the stream {called[0][0]}, and not {notebook.stem!r}, which it is "
+                         f"called after: stream({notebook.stem!r}, …), with the name as it is.")
+    for given in own:
         if lost := [n for n in options if n not in given and None not in given]:
             raise InputError(f"{notebook.name} declares the parameter {lost[0]}, but does not give it to stream(…), "
                              f"so no value would reach it: stream({notebook.stem!r}, …, {lost[0]}={lost[0]}).")
 
 # %% ../nbs/14_studies.ipynb #ad8c4ccb
 @lru_cache
-def _calls_of_stream(notebook, modified): # name and given options (None: **some) of each call
+def _calls_of_stream(notebook, modified): # name, as it is written, and given options (None: **some) of each call
     from IPython.core.inputtransformer2 import TransformerManager # here, since only this needs it
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = (TransformerManager().transform_cell("".join(c["source"])) for c in cells if c["cell_type"] == "code")
     try: nodes = [n for text in code for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
     except SyntaxError as e: raise InputError(f"{notebook.name}: a cell is not Python: {e.msg}.") from None
     named = lambda n: n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, "id", "")
-    return [(getattr(n.args[0], "value", "") if n.args else "", {k.arg for k in n.keywords})
-            for n in nodes if named(n) == "stream"]
+    first = lambda n: [*n.args, *(k.value for k in n.keywords if k.arg == "name"), ast.Constant(None)][0]
+    return [(ast.unparse(first(n)), {k.arg for k in n.keywords}) for n in nodes if named(n) == "stream"]
 
 # %% ../nbs/14_studies.ipynb #1882d7c3
 def scale_of(made:Stream, params:dict)->str:

@@ -209,6 +209,7 @@ def test_a_parameter_that_the_stream_does_not_have(project, monkeypatch, capsys)
 NOT_GIVEN = { # what is put in the place of what, and what is said
     "an option": (", labels=labels", "", ["declares the parameter labels, but does not give it to stream", "labels=labels"]),
     "the name": ('stream(\\"random_label_mnist\\"', 'stream(\\"permuted_mnist\\"', ["makes the stream 'permuted_mnist', and not 'random_label_mnist'"]),
+    "a name that is written": ('stream(\\"random_label_mnist\\"', 'stream(NAME', ["makes the stream NAME, and not 'random_label_mnist'", "with the name as it is"]),
     "anything": ("s = stream(", "s = made(", ["has no call of stream('random_label_mnist', …)"]),
 }
 
@@ -223,6 +224,17 @@ def test_a_notebook_gives_its_stream_all_that_it_declares(project, monkeypatch, 
         (project / "study.toml").write_bytes(document(STUDY))
         line = refused(project, ["run", "study.toml", "--dry-run"], monkeypatch, capsys)
         assert all(s in line for s in says), line
+    finally: notebook.write_text(text)
+
+
+def test_a_notebook_may_make_another_stream_beside_its_own(project, monkeypatch):
+    notebook = project / "nbs" / "experiments" / "random_label_mnist.ipynb"
+    text = notebook.read_text()
+    try:
+        notebook.write_text(text.replace('"s = stream(', '"other = stream(name=NAME)\\n",\n    "s = stream('))
+        (project / "study.toml").write_bytes(document(STUDY))
+        monkeypatch.chdir(project)
+        assert notebook.read_text() != text and plan(project / "study.toml", project / "runs")
     finally: notebook.write_text(text)
 
 
