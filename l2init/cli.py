@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyFile', 'Runs', 'NEW', 'show', 'say', 'say_scale', 'new', 'run', 'planned_and_kept', 'on_slurm',
-           'run_some', 'titles', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'overview',
-           'named', 'status', 'table', 'keep', 'methods', 'described_option', 'streams', 'main']
+           'run_some', 'titles', 'duration', 'steps_to_come', 'progress', 'finish', 'in_phase', 'preview', 'say_time',
+           'overview', 'named', 'status', 'table', 'keep', 'methods', 'described_option', 'streams', 'main']
 
 # %% ../nbs/17_cli.ipynb #362b4e36
 import signal
@@ -272,29 +272,38 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
 # %% ../nbs/17_cli.ipynb #c1955981
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
-    from l2init.internals.batches import check_how, check_trainable, hours
+    from l2init.internals.batches import check_how, check_trainable, hours, on_data_at_hand
     from l2init.studies import plan, read_study
     check_how(workers)
-    try: planned, reason = plan(study, runs), None
+    try: planned, missing = plan(study, runs), None
     except MissingData as e: # it may be elsewhere
-        planned, reason = plan(study, runs, data=False), str(e)
-    if reason is None: check_trainable(planned)
+        planned, missing = plan(study, runs, data=False), e
+    if missing is None: check_trainable(planned)
+    measured = on_data_at_hand(planned) if missing else planned
     say_scale(planned)
     table, coming, wait = overview(planned), len(read_study(study).seeds), pending(planned)
     # what they select will be evaluated
     selecting = (table.get("phase") == "select") & (table.state != "done")
-    if reason is None: table["hours"] = hours(planned)
-    show(table if reason else table.assign(time=table.hours.map(duration)).drop(columns="hours"))
+    if measured: table["hours"] = hours(planned, measured=measured)
+    show(table.assign(time=table.hours.map(duration)).drop(columns="hours") if measured else table)
     later = table[selecting] if wait else table[:0]
     learners, steps = (table.learners.sum() + wait * coming,
                        table.learner_steps.sum() + (later.learner_steps / later.learners * coming).sum())
     print(f"total: {counted(len(planned) + wait, 'run')}"
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
           + f", {counted(learners, 'learner')}, {counted(int(steps), 'learner-step')}")
-    if reason: return print(f"No estimate of time: {reason}")
+    if not measured: return print(f"No estimate of time: {missing}")
     left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    print(f"about {duration(left / workers)} for what is not done, with {workers} workers: measured for some steps, "
-          "once for each method, network, optimizer and shape of batches; "
+    say_time(left / workers, workers, planned, measured)
+    if missing: print(f"It cannot be run yet: {missing}")
+
+# %% ../nbs/17_cli.ipynb #c55d2964
+def say_time(left:float, workers:int, planned:list, measured:list)->None: # hours; runs, and those in their place
+    "Print how long a study may take, and what that was measured with."
+    other = sorted({r.params["dataset"] for r in measured} - {r.params["dataset"] for r in planned})
+    print(f"about {duration(left)} for what is not done, with {workers} workers: measured for some steps"
+          + (f" on {' and '.join(other)}" if other else "")
+          + ", once for each method, network, optimizer and shape of batches; "
           "without starting processes, probes and writing")
 
 # %% ../nbs/17_cli.ipynb #67c0232d

@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import STUDY
 from processes import BIN, HANGS, ROOT, l2init, made, started
+
+from l2init.data import ALIKE, load_dataset
 
 ONE = STUDY.replace('[[methods]]\nname = "l2_init"\nstrength = [1e-2, 1e-3]\n', "") # one run
 
@@ -188,11 +191,23 @@ def test_the_scale_is_said_beside_every_result(project, done):
 
 def test_a_study_without_its_data_shows_its_scale_and_refuses_to_run(project):
     nowhere = dict(L2INIT_DATA=str(project / "nowhere"))
-    shutil.copy(ROOT / "studies" / "paper" / "continual_imagenet.toml", project)
-    dry = l2init(project, "run", "continual_imagenet.toml", "--dry-run", **nowhere)
-    assert dry.returncode == 0 and "500 tasks of 1,200 examples, 10 passes in batches of 100, 120 steps a task; as in Kumar et al. 2023" in dry.stdout and "No estimate of time" in dry.stdout
-    ran = l2init(project, "run", "continual_imagenet.toml", **nowhere)
+    short = 'seeds = [0]\n[[streams]]\nname = "{}"\n[[methods]]\nname = "plain"\noptimizers = [{{name = "adam", learning_rate = [1e-3]}}]\n'
+    (project / "study.toml").write_text(short.format("continual_imagenet"))
+    dry = l2init(project, "run", "study.toml", "--dry-run", **nowhere)
+    assert dry.returncode == 0 and "500 tasks of 1,200 examples, 10 passes in batches of 100, 120 steps a task; as in Kumar et al. 2023" in dry.stdout
+    assert "imagenet32" in dry.stdout and "measured for some steps on synthetic_images_1000x700, once" in dry.stdout and "It cannot be run yet: Data set 'imagenet32'" in dry.stdout
+    ran = l2init(project, "run", "study.toml", **nowhere)
     assert ran.returncode == 2 and "Put train_data_batch_1.npz" in ran.stderr and not (project / "runs").exists()
+    (project / "study.toml").write_text(short.format("label_permuted_emnist"))
+    dry = l2init(project, "run", "study.toml", "--dry-run", **nowhere)
+    assert dry.returncode == 0 and "No estimate of time: Data set 'emnist" in dry.stdout
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_data_alike_has_images_and_classes_of_the_same_sizes(name):
+    shapes = dict(mnist=((1, 28, 28), 10), cifar10=((3, 32, 32), 10), cifar100=((3, 32, 32), 100), imagenet32=((3, 32, 32), 1000))
+    data = load_dataset(ALIKE[name])
+    assert (tuple(data.images[torch.tensor([0])].shape[1:]), data.classes) == shapes[name]
 
 
 def test_the_code_protocol(project):

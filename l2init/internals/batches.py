@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLIT_FROM', 'KEEP_MEMORY', 'seconds_per_step', 'cohort_of', 'check_trainable', 'check_examples', 'hours',
-           'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
+           'on_data_at_hand', 'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
 
 # %% ../../nbs/internals/05_batches.ipynb #1152bed5
 import hashlib
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -27,8 +28,8 @@ import psutil
 import torch
 
 from ..cohorts import Cohort
-from ..data import data_root
-from .core import InputError, checked, said, short, write, write_text
+from ..data import ALIKE, Dataset, data_root, load_dataset
+from .core import InputError, MissingData, checked, said, short, write, write_text
 from .engines import engine
 from .runs import Run, papermill_to
 from ..methods import grid
@@ -112,17 +113,35 @@ def check_examples(cohort:Cohort, task:Task)->None: # the cohort is not used any
                              f"are needed, of shape {tuple(cohort.theta.shape)} here.")
 
 # %% ../../nbs/internals/05_batches.ipynb #d617d698
-def hours(planned:list[Run], # with their data
+def hours(planned:list[Run],
           seconds:float=.5, # how long to measure each kind of learner
+          measured:list[Run]|None=None, # what to measure in the place of each, as from `on_data_at_hand`
          )->list[float]:
     """How long each run takes on one core. Measured once for each method, network, optimizer
     and shape of a stream's batches; of a run that is done, what it took."""
     costs = {} # of a learner's step, for each kind
-    def one(run):
+    def one(run, like):
         if run.state == "done": return run.seconds / 3600
-        if (kind := _kind(run)) not in costs: costs[kind] = seconds_per_step(run, seconds) / run.learners
+        if (kind := _kind(like)) not in costs: costs[kind] = seconds_per_step(like, seconds) / run.learners
         return costs[kind] * run.learners * run.steps / 3600
-    return [one(r) for r in planned]
+    return [one(*pair) for pair in zip(planned, measured or planned)]
+
+# %% ../../nbs/internals/05_batches.ipynb #55613c5e
+def on_data_at_hand(planned:list[Run])->list[Run]|None: # None: there is none that is like it
+    "The runs with data that is at hand, with images and classes of the same sizes, for `hours`."
+    used = {(r.params["dataset"], r.root): None for r in planned}
+    for name, root in used: used[name, root] = _at_hand(name, root or None)
+    if None in used.values(): return None
+    return [_on(r, used[r.params["dataset"], r.root]) for r in planned]
+
+def _at_hand(name, root)->Dataset|None:
+    try: return load_dataset(name, root)
+    except MissingData: return load_dataset(ALIKE[name]) if name in ALIKE else None
+
+def _on(run, data):
+    examples = min(run.params["examples"], len(data.labels))
+    return replace(run, params=run.params | dict(dataset=data.name, examples=examples))
+
 
 # %% ../../nbs/internals/05_batches.ipynb #5825d519
 def run_study(planned:list[Run], # as from `plan`
