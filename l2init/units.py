@@ -307,7 +307,7 @@ def linear_dims(module:nn.Module)->tuple[int, int]|None: # None: it is not linea
     if not alone or type(module).__module__.startswith("torch.nn."): return None
     if not module.weight.is_floating_point(): return None
     with undisturbed(module), torch.no_grad():
-        for p in module.parameters(): nn.init.normal_(p)
+        for p in module.parameters(): nn.init.normal_(p.data) # unseen by the graphs of earlier passes
         return next((dims for dims in ((0, 1), (1, 0)) if _multiplies(module, *dims)), None)
 
 
