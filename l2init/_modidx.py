@@ -966,6 +966,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                  'l2init.networks.Weight': ('networks.html#weight', 'l2init/networks.py'),
                                  'l2init.networks.Weight.matrices': ('networks.html#weight.matrices', 'l2init/networks.py'),
                                  'l2init.networks.Weight.matrix': ('networks.html#weight.matrix', 'l2init/networks.py'),
+                                 'l2init.networks.Weight.upright': ('networks.html#weight.upright', 'l2init/networks.py'),
                                  'l2init.networks.Weight.view': ('networks.html#weight.view', 'l2init/networks.py'),
                                  'l2init.networks._Sizes': ('networks.html#_sizes', 'l2init/networks.py'),
                                  'l2init.networks._drawn': ('networks.html#_drawn', 'l2init/networks.py'),

@@ -266,7 +266,7 @@ class DASH(AtBoundary):
 # %% ../nbs/08_constraints.ipynb #ddf1a57a
 def vectors(weight:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, …, n]
     "A parameter as the vectors that DASH compares, a view."
-    w = weight.view(flat)
+    w = weight.upright(flat)
     return w.flatten(3) if weight.kind == "conv" else w
 
 # %% ../nbs/08_constraints.ipynb #27ae2bfb

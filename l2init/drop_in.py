@@ -36,8 +36,8 @@ def _named_as_ours(model, weights): # also linear layers as ours, [in, out]
     for name, m in model.named_modules():
         kind, own = kind_of_layer(m), list(m.parameters(recurse=False))
         titles[name] = f"{kind}{next(numbers.setdefault(kind, count(1)))}" if kind and own else name
-    return [replace(w, name=f"{titles[w.owner]}.{w.parameter}", turned=(w.kind, w.parameter) == ("linear", "weight"))
-            for w in weights]
+    turned = lambda w: w.parameter == "weight" and linear_dims(model.get_submodule(w.owner)) == (0, 1)
+    return [replace(w, name=f"{titles[w.owner]}.{w.parameter}", turned=turned(w)) for w in weights]
 
 # %% ../nbs/18_drop_in.ipynb #9a1b428d
 class ModuleNetwork:

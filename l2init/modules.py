@@ -27,13 +27,14 @@ from .internals.core import InputError, Options, said
 from .internals.random_numbers import bits, key
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .regularizers import is_norm
-from .units import call, first_tensor, initial_distributions, inner, reading, undisturbed, units
+from .units import (call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
+                          units)
 
 # %% ../nbs/10_modules.ipynb #4e20504b
 def kind_of_layer(module:nn.Module)->str:
     "What kind of layer it is; empty if it is none that is known."
     if is_norm(module): return "norm"
-    if isinstance(module, (nn.Linear, nn.MultiheadAttention)): return "linear"
+    if isinstance(module, nn.MultiheadAttention) or linear_dims(module): return "linear"
     if isinstance(module, nn.modules.conv._ConvNd): return "" if module.transposed else "conv"
     return "embedding" if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else ""
 
@@ -46,6 +47,7 @@ def _kind(module, parameter): # of a parameter
 # %% ../nbs/10_modules.ipynb #6a0c58fa
 def _fan_in(module): # of the first weight that is a matrix
     weights = [p for p in module.parameters(recurse=False) if p.dim() > 1]
+    if dims := linear_dims(module): return weights[0].shape[dims[1]]
     return math.prod(weights[0].shape[1:]) if weights else 0
 
 # %% ../nbs/10_modules.ipynb #ae6caecc
@@ -62,7 +64,9 @@ def module_weights(model:nn.Module,
         for n, p in own.items():
             kind, beside = _kind(m, n), places.get(n.replace("weight", "bias")) if "weight" in n else None
             fan_in = _fan_in(m) if kind in ("linear", "conv", "bias") else 0
-            out.append(Weight(f"{owner}.{n}".lstrip("."), owner, n, kind, places[n], tuple(p.shape), fan_in, beside))
+            outputs = (linear_dims(m) or (0,))[0] if p.dim() == 2 else 0
+            out.append(Weight(f"{owner}.{n}".lstrip("."), owner, n, kind, places[n], tuple(p.shape), fan_in, beside,
+                              outputs=outputs))
         seen, start = seen | {id(p) for p in own.values()}, ends[-1]
     return out
 
@@ -81,7 +85,8 @@ def output_layer(model:nn.Module, example)->str: # as for `l2init.units.units`
     out = getattr(out, "logits", out)
     last, shape = model.get_submodule(order[-1]), tuple(getattr(out, "shape", ()))
     kind, dim = kind_of_layer(last), 1 if isinstance(last, nn.modules.conv._ConvNd) else -1
-    gives = len(getattr(last, "weight", ()))
+    weight, (outputs, _) = getattr(last, "weight", None), linear_dims(last) or (0, 1)
+    gives = weight.shape[outputs] if isinstance(weight, Tensor) and weight.dim() else None
     if kind in ("linear", "conv") and len(shape) > 1 and shape[dim] == gives: return order[-1]
     raise InputError(f"The output layer is not known: the last layer with weights, {order[-1]!r}, is a "
                      f"{type(last).__name__}, and the model gives {shape or type(out).__name__}. "
@@ -351,14 +356,14 @@ def activations(self:StackedModule,
                )->tuple[Tensor, Tensor|None, list[Tensor]]:
     """The logits [K, B, classes]; the features [K, B, F] that the last linear layer gets,
     if there is one; what each layer of activations gives, [K, B, units, …]."""
-    last, hooks = {}, []
+    last, hooks, linear = {}, [], {m for m in self.template.modules() if linear_dims(m)}
     def before(m, args, kwargs): last["features"] = first_tensor(args, kwargs).flatten(1)
-    def weighted(m, args, out): last["linear"] = isinstance(m, nn.Linear)
+    def weighted(m, args, out): last["linear"] = m in linear
     def after(m, args, out):
         units.append((out.movedim(-1, 1) if last.get("linear") else out).clone())
     for m in self.template.modules():
-        if isinstance(m, nn.Linear): hooks.append(m.register_forward_pre_hook(before, with_kwargs=True))
-        if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)): hooks.append(m.register_forward_hook(weighted))
+        if m in linear: hooks.append(m.register_forward_pre_hook(before, with_kwargs=True))
+        if m in linear or isinstance(m, nn.modules.conv._ConvNd): hooks.append(m.register_forward_hook(weighted))
         if isinstance(m, ACTIVATIONS): hooks.append(m.register_forward_hook(after))
     def call(p, b, x):
         units.clear(), last.clear()

@@ -623,6 +623,7 @@ class Weight:
     fan_in: int = 0 # how many numbers go into a unit of its layer; 0: it is of no linear layer or convolution
     bias: slice|None = None # where the bias beside it stands, or the offset beside a gain
     turned: bool = False # does it stand there as [in, out]?
+    outputs: int = 0 # along which dimension of `shape` its outputs are; 1 in some layers of one's own
 
 # %% ../nbs/02_networks.ipynb #2f556760
 @patch
@@ -634,14 +635,20 @@ def view(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, *shape]
 @patch
 def matrix(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, out, in]
     "It as one matrix, a view: in a convolution, all places of the kernel side by side."
-    return self.view(flat).flatten(2)
+    return self.upright(flat).flatten(2)
 
 @patch
 def matrices(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, …, out, in]
     "It as matrices, a view: in a convolution, one for each place of the kernel."
-    w = self.view(flat)
+    w = self.upright(flat)
     places = range(3, w.dim())
     return w.movedim((*places,), (*(p - 2 for p in places),))
+
+@patch
+def upright(self:Weight, flat:Tensor)->Tensor: # [K, P] -> [K, out, in, …]
+    "It with its outputs first, as in PyTorch's own layers: a view."
+    w = self.view(flat)
+    return w.mT if self.outputs else w
 
 # %% ../nbs/02_networks.ipynb #1f4edb38
 def kind_of(layer:str, parameter:str)->str: # of the layer: linear, conv, norm, embedding or another

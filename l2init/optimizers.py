@@ -201,7 +201,7 @@ def protection(self:UPGD, grad:Tensor)->Tensor: # [K, P] both
 def _by_row(self:UPGD, utility):
     "Each utility by the length of its row, in place."
     for w in self.stack.network.weights:
-        u = w.view(utility)
+        u = w.upright(utility)
         u.copy_(F.normalize(u, dim=-1))
     return utility
 

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import hyper_of
 from torch import nn
 
 from l2init.cohorts import Cohort
 from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in, measure
 from l2init.internals.core import InputError
-from l2init.methods import grid
+from l2init.methods import grid, methods
 from l2init.regularizers import L2Init
 from l2init.units import initial_distributions, tensors_of, units
 
@@ -195,6 +196,13 @@ class Own(nn.Module):
     def forward(self, x): return torch.addmm(self.bias, x, self.of(self.weight))
 
 
+def own_mlp():
+    "`mlp()`, of other layers."
+    model = nn.Sequential(Own(10, 16), nn.ReLU(), Own(16, 16), nn.ReLU(), Own(16, 4))
+    model.load_state_dict({n: p.mT if p.dim() == 2 else p for n, p in mlp().state_dict().items()})
+    return model
+
+
 def test_layers_of_one_s_own_are_named():
     found = units(nn.Sequential(Own(10, 16, torch.square), nn.GELU(), Own(16, 12, torch.square), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)), X)
     assert [g.name for g in found] == ["3"] and {"0", "2"} <= set(found.left_out)
@@ -202,8 +210,7 @@ def test_layers_of_one_s_own_are_named():
 
 @pytest.mark.parametrize("method, hyper", [("redo", dict(period=3, threshold=.5)), ("continual_backprop", dict(replacement_rate=.1, maturity=2))])
 def test_linear_layers_of_one_s_own_are_renewed_as_those_of_pytorch(method, hyper):
-    torchs, own = mlp(), nn.Sequential(Own(10, 16), nn.ReLU(), Own(16, 16), nn.ReLU(), Own(16, 4))
-    own.load_state_dict({n: p.mT if p.dim() == 2 else p for n, p in torchs.state_dict().items()})
+    torchs, own = mlp(), own_mlp()
     def first_renewed(model): # of each layer: which units, in which step; the draws are others from then on
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         found = units(model, X)
@@ -216,6 +223,20 @@ def test_linear_layers_of_one_s_own_are_renewed_as_those_of_pytorch(method, hype
     loss = F.cross_entropy(own(X), Y)
     assert measure(own, X)["srank"] >= 1
     loss.backward() # although its layers were tried meanwhile
+
+
+@pytest.mark.parametrize("method, other", [*((m, {}) for m in methods), ("upgd", dict(scope="local"))], ids=str)
+def test_linear_layers_of_one_s_own_are_treated_as_those_of_pytorch(method, other):
+    torchs, own, hyper = mlp(), own_mlp(), {n: v[0] for n, v in hyper_of(method).items()} | other
+    for model in (torchs, own):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        try: handle = drop_in(method, model, optimizer, example=X, **hyper)
+        except InputError as e: return print(e)
+        for i in range(6):
+            step(model, optimizer)
+            if i == 3: handle.task_ends(ended=[(X, Y)], following=[(X.flip(0), Y)])
+    for p, q in zip(torchs.parameters(), own.parameters()):
+        assert torch.allclose(p.mT if p.dim() == 2 else p, q, rtol=0, atol=1e-5)
 
 
 def test_the_gradient_norm_of_complex_weights():
