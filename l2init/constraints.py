@@ -172,7 +172,9 @@ class HeadReset(AtBoundary):
         "Nothing; which parameters are the output layer's."
         last = self.stack.network.output_layer()
         self.head = [w for w in self.stack.network.weights if w.owner == last]
-        if not self.head: raise InputError(f"The output layer, {last!r}, is frozen: there is nothing to reset.")
+        if not self.head:
+            raise InputError(f"The output layer, {last!r}, is frozen, or its weights are another layer's: there is "
+                             "nothing to reset.")
         return {}
 
     def prepare(self, task):

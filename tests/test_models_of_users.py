@@ -13,7 +13,7 @@ from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in, meas
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
 from l2init.regularizers import L2Init
-from l2init.units import initial_distributions, tensors_of, units
+from l2init.units import initial_distributions, linear_dims, tensors_of, units
 
 X, Y = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
 
@@ -237,6 +237,110 @@ def test_linear_layers_of_one_s_own_are_treated_as_those_of_pytorch(method, othe
             if i == 3: handle.task_ends(ended=[(X, Y)], following=[(X.flip(0), Y)])
     for p, q in zip(torchs.parameters(), own.parameters()):
         assert torch.allclose(p.mT if p.dim() == 2 else p, q, rtol=0, atol=1e-5)
+
+
+class Scale(nn.Module):
+    "One factor for each channel, in a matrix of one row."
+    def __init__(self, n): super().__init__(); self.weight = nn.Parameter(torch.ones(1, n))
+    def forward(self, x): return x * self.weight
+
+
+class Normalized(nn.Linear):
+    def forward(self, x): return F.linear(x, F.normalize(self.weight, dim=-1), self.bias)
+
+
+class Without(nn.Module):
+    "A linear layer without a bias, and with what its parent asks for."
+    def __init__(self, a, b): super().__init__(); self.weight = nn.Parameter(torch.randn(b, a) * .3)
+    inputs = property(lambda self: self.weight.shape[1])
+    def forward(self, x, factor=1.): return factor * (x @ self.weight.T)
+
+
+class Parent(nn.Module):
+    def __init__(self): super().__init__(); self.a, self.b = Without(10, 16), Without(16, 4)
+    def forward(self, x):
+        assert isinstance(self.a, Without)
+        return self.b(F.relu(self.a(x, 2.)).view(-1, self.b.inputs))
+
+
+class Caching(Own):
+    "It keeps its weight in evaluation, until training begins."
+    kept = None
+    def train(self, mode=True):
+        if mode: self.kept = None
+        return super().train(mode)
+    def forward(self, x):
+        if self.training: return super().forward(x)
+        if self.kept is None: self.kept = self.weight.detach().clone()
+        return torch.addmm(self.bias, x, self.kept)
+
+
+class Draws(nn.Module):
+    "Its features are drawn, also in evaluation."
+    def __init__(self): super().__init__(); self.a, self.b, self.c = nn.Linear(10, 16), nn.Linear(16, 4), nn.Linear(4, 4)
+    def forward(self, x):
+        mean = self.b(self.a(x).relu())
+        return self.c(mean + torch.randn_like(mean))
+
+
+class Keeps(nn.Module):
+    "How many numbers it gives depends on its weights."
+    def __init__(self, by): super().__init__(); self.a, self.b, self.by = nn.Linear(10, 16), nn.Linear(16, 1), by
+    def forward(self, x):
+        h = self.a(x)
+        v = self.b(h.relu())[:, 0]
+        return dict(all=v, kept=v[self.by(h, v)])
+
+
+def test_what_scales_is_no_linear_layer():
+    assert linear_dims(Scale(4)) is None is linear_dims(Scale(1))
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="the parameter '1.weight' is no layer whose rows are known"): units(nn.Sequential(nn.Linear(10, 16), Scale(16), nn.ReLU(), nn.Linear(16, 4)), X)
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 4), Scale(4))
+    with pytest.raises(InputError, match="The output layer is not known"): drop_in("head_reset", model, sgd(model), example=X)
+
+
+def test_layers_that_normalize_their_weights_are_refused(): # to be without a silent unit's column is to have longer others
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), Normalized(16, 4))
+    with pytest.raises(InputError, match="'0': the model does not do what its graph says"): units(model, X)
+    assert len(units(nn.Sequential(Normalized(10, 16), nn.ReLU(), nn.Linear(16, 4)), X)) == 1
+
+
+def test_a_linear_layer_without_a_bias_and_what_its_parent_asks_of_it():
+    torch.manual_seed(0)
+    found = units(Parent(), X)
+    assert [(g.name, g.units) for g in found] == [("a", 16)] and not found.left_out
+    assert measure(Parent(), X)["srank"] >= 1
+
+
+def test_a_layer_is_tried_without_its_knowing():
+    torch.manual_seed(0)
+    model = nn.Sequential(Caching(10, 16), nn.ReLU(), Caching(16, 4))
+    drop_in("l2", model, sgd(model), strength=0.)
+    assert model[0].kept is None
+    step(model, sgd(model))
+    assert torch.equal(model(X), model.eval()(X))
+
+
+def test_models_that_draw_are_tried_with_the_same_numbers():
+    torch.manual_seed(0)
+    assert [g.name for g in units(Draws(), X)] == ["a"]
+
+
+def test_models_whose_output_has_a_size_that_depends_on_weights():
+    torch.manual_seed(0)
+    for least in (0., 99.): assert [g.name for g in units(Keeps(lambda h, v: v > least), X)] == ["a"] # some, none
+    with pytest.raises(InputError, match="'a': the model does not do what its graph says"): units(Keeps(lambda h, v: (h > 0).sum(1) > 7), X)
+
+
+def test_a_dictionary_as_the_only_argument():
+    class Takes(nn.Module):
+        def __init__(self): super().__init__(); self.net = mlp()
+        def forward(self, inputs): return self.net(inputs["x"])
+    with pytest.raises(InputError, match=r"Where the dictionary is the argument, put it in a tuple, \(x,\)"): units(Takes(), dict(x=X))
+    assert len(units(Takes(), (dict(x=X),))) == 2
+    with pytest.raises(InputError, match="list of a tensor.*a tensor.*a tensor.*, …: "): units(mlp(), [X[0]] * 32)
 
 
 def test_the_gradient_norm_of_complex_weights():
