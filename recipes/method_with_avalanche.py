@@ -1,5 +1,5 @@
-"""Any method in an Avalanche strategy: a plugin that hooks it to the strategy's optimizer,
-says when a task ends, and measures the model after each experience."""
+"""Any method in an Avalanche strategy: a plugin that hooks it to the optimizer, says when
+a task ends, and measures the model after each experience."""
 import torch
 from avalanche.core import SupervisedPlugin
 from torch import nn
@@ -10,15 +10,16 @@ from l2init.units import units
 
 class MethodPlugin(SupervisedPlugin):
     """A method, such as "redo", for any supervised strategy whose model keeps its layers;
-    `probes` has a dictionary for each experience."""
+    `probes` has a dictionary for each experience. `handle.remove()` ends it."""
     def __init__(self, method, example, **options):
         super().__init__()
         self.method, self.example, self.options = method, example, options
-        self.handle, self.probes = None, []
+        self.model, self.handle, self.probes = None, None, []
 
     def before_training_exp(self, strategy, **kwargs):
-        if self.handle is not None: return self.handle.task_ends()
-        self.example = self.example.to(strategy.device)
+        # a strategy's first experience begins, or another one
+        if self.model is strategy.model: return self.handle.task_ends()
+        self.model, self.example = strategy.model, self.example.to(strategy.device)
         self.units = units(strategy.model, self.example)
         self.handle = drop_in(self.method, strategy.model, strategy.optimizer,
                               example=self.example, **self.options)

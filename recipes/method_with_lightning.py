@@ -1,5 +1,5 @@
-"""Any method in Lightning: a callback that hooks it to the optimizer of a LightningModule,
-and logs what state the network is in."""
+"""Any method in Lightning: a callback that hooks it to a LightningModule's optimizer, and
+logs what state the network is in."""
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -14,27 +14,36 @@ class MethodCallback(L.Callback):
     What the method has to remember is in checkpoints."""
     def __init__(self, method, example, **options):
         self.method, self.example, self.options = method, example, options
-        self.handle, self.state = None, None
+        self.handle, self.state, self.model = None, None, None
+
+    @property
+    def state_key(self): return f"method {self.method}"  # so that there may be several
 
     def on_train_start(self, trainer, module):
-        self.example = self.example.to(module.device)
-        self.units = units(module.model, self.example)
-        self.handle = drop_in(self.method, module.model, trainer.optimizers[0],
+        # of another model that was trained before, nothing is left
+        if self.model not in (None, module.model): self.state = None
+        self.model = module.model
+        self.example = module.transfer_batch_to_device(self.example, module.device, 0)
+        self.units = units(self.model, self.example)
+        self.handle = drop_in(self.method, self.model, trainer.optimizers[0],
                               example=self.example, **self.options)
         if self.state is not None: self.handle.load_state_dict(self.state)
 
     def on_train_epoch_end(self, trainer, module):
-        module.log_dict(measure(module.model, self.example, units=self.units))
+        module.log_dict(measure(self.model, self.example, units=self.units))
 
     def on_train_end(self, trainer, module):
+        if self.handle is None: return
         self.state = self.handle.state_dict()
         self.handle.remove()
         self.handle = None
 
+    def on_exception(self, trainer, module, exception): self.on_train_end(trainer, module)
+
     def state_dict(self):
         return {"method": self.handle.state_dict() if self.handle else self.state}
 
-    def load_state_dict(self, state): self.state = state["method"]
+    def load_state_dict(self, state): self.state, self.model = state["method"], None
 
 
 class Classifier(L.LightningModule):

@@ -107,29 +107,64 @@ def test_a_method_in_lightning(recipe, tmp_path):
     assert callback.state["steps"] == 30 and {"dead_share", "dormant_share", "srank"} <= logged.keys()
     assert not trainer.optimizers[0]._optimizer_step_pre_hooks # it has ended with the training
     trainer.save_checkpoint(tmp_path / "l.ckpt")
-    _, longer, _ = m.example(epochs=5)
-    _, resumed, _ = m.example(epochs=5, checkpoint=tmp_path / "l.ckpt")
+    whole, longer, _ = m.example(epochs=5)
+    halves, resumed, _ = m.example(epochs=5, checkpoint=tmp_path / "l.ckpt")
     assert longer.state["steps"] == resumed.state["steps"] == 50
+    assert all(torch.equal(p, q) for p, q in zip(whole.lightning_module.parameters(), halves.lightning_module.parameters()))
+
+
+def test_methods_in_lightning_side_by_side_and_on_another_model(recipe):
+    m = recipe("method_with_lightning", "lightning")
+    from torch.utils.data import DataLoader, TensorDataset
+    batches = DataLoader(TensorDataset(torch.randn(32, 8), torch.randint(3, (32,))), batch_size=16)
+    make = lambda: m.Classifier(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)))
+    options = dict(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    callbacks = [m.MethodCallback("redo", torch.randn(16, 8), period=2, threshold=.1), m.MethodCallback("l2_init", torch.randn(16, 8), strength=.1)]
+    first, second = make(), make()
+    start = second.model[0].weight.detach().clone()
+    for module in (first, second): m.L.Trainer(callbacks=callbacks, **options).fit(module, batches)
+    assert [c.state["steps"] for c in callbacks] == [4, 4] and callbacks[1].state["theta0"][0, :64].equal(start.T.flatten())
+    class Fails(m.Classifier):
+        def training_step(self, batch, index): raise KeyError("a fault")
+    failing = Fails(make().model)
+    with pytest.raises(KeyError): m.L.Trainer(callbacks=callbacks, **options).fit(failing, batches)
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in failing.modules())
 
 
 def test_a_method_in_trainer(recipe, tmp_path):
     m = recipe("method_with_trainer", "transformers")
-    _, callback = m.example(tmp_path, steps=20)
-    assert callback.handle.steps == 20 and len(callback.units) == 2 # the perceptrons of two blocks
-    saved = torch.load(tmp_path / "checkpoint-20" / "method.pt")
-    _, resumed = m.example(tmp_path, resume=True)
-    assert saved["steps"] == 20 and resumed.handle.steps == 40
-    assert torch.equal(resumed.handle.state_dict()["theta0"], saved["theta0"]) # not the weights that it went on with
-    assert [p["step"] for p in resumed.probes][:1] == [40]
+    whole, callback = m.example(tmp_path / "whole")
+    assert callback.handle.steps == 40 and [p["step"] for p in callback.probes][:2] == [20, 40]
+    m.example(tmp_path / "halves", steps=20)
+    halves, resumed = m.example(tmp_path / "halves", resume=True)
+    assert resumed.handle.steps == 40 and resumed.probes[-1] == callback.probes[-1]
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), halves.model.parameters()))
+
+
+def test_methods_in_trainer_from_another_folder(recipe, tmp_path):
+    m = recipe("method_with_trainer", "transformers")
+    halves, _ = m.example(tmp_path / "a", steps=20)
+    old = tmp_path / "a" / "checkpoint-20"
+    callback = m.MethodCallback("redo", dict(pixel_values=torch.randn(8, 1, 28, 28), return_dict=True), resume=old, period=10, threshold=.1)
+    arguments = m.TrainingArguments(output_dir=tmp_path / "b", max_steps=30, report_to=[], use_cpu=True, disable_tqdm=True)
+    trainer = m.Trainer(halves.model, arguments, train_dataset=halves.train_dataset, eval_dataset=halves.train_dataset, callbacks=[callback])
+    trainer.evaluate() # before training, there is nothing to measure with
+    trainer.train(resume_from_checkpoint=str(old))
+    assert callback.handle.steps == 30 and callback.probes
 
 
 def test_a_method_in_avalanche(recipe):
     m = recipe("method_with_avalanche", "avalanche")
-    (_, plain), (_, reset) = m.example("l2", strength=0.), m.example("head_reset")
+    (_, plain), (strategy, reset) = m.example("l2", strength=0.), m.example("head_reset")
     assert plain.handle.tasks == reset.handle.tasks == 2 and len(reset.probes) == 3
     assert plain.probes[0] == reset.probes[0] and plain.probes[1] != reset.probes[1] # the head is drawn anew after the first task
     _, redo = m.example("redo", period=20, threshold=.1)
     assert redo.handle.steps == 75 and redo.probes[-1]["dormant_share"] < plain.probes[-1]["dormant_share"]
+    strategy.model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)) # another one
+    strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=.1)
+    reset.example = torch.randn(4, 64)
+    reset.before_training_exp(strategy)
+    assert reset.handle.model is strategy.model and reset.handle.tasks == 0
 
 
 def test_fine_tuning_stays_near_the_pretrained_weights(recipe, tmp_path):
