@@ -287,8 +287,8 @@ def call(model:nn.Module, example): # a tensor, a tuple of arguments or a dictio
         if isinstance(e, torch.OutOfMemoryError): raise
         many, named = isinstance(example, (tuple, list)), isinstance(example, dict)
         hint = (" Its parts are taken for the model's arguments, one after the other." if many else
-                " Its entries are taken for the model's named arguments. Where the dictionary is the argument, put it in "
-                "a tuple, (x,)." if named else "")
+                " Its entries are taken for the model's named arguments. Where the dictionary is the argument, put it "
+                "in a tuple, (x,)." if named else "")
         raise InputError(f"The model cannot be run on the example, {_described(example)}: {said(e)}.{hint}") from e
 
 # %% ../nbs/03_units.ipynb #75ff19b0
@@ -321,8 +321,10 @@ TRIED = WeakKeyDictionary() # layer of one's own -> its class and the shape of i
 def _dims_by_trial(module):
     if not module.weight.is_floating_point(): return None
     tried = copy(module) # which has other weights, so that the layer itself is not touched
-    tried._parameters = {name: nn.Parameter(torch.empty_like(p)) for name, p in module._parameters.items() if p is not None}
-    tried._buffers, tried.training = {name: b.clone() for name, b in module._buffers.items() if b is not None}, False
+    new = lambda p: None if p is None else nn.Parameter(torch.empty_like(p)) # no bias is None
+    tried._parameters = {n: new(p) for n, p in module._parameters.items()}
+    tried._buffers = {n: b if b is None else b.clone() for n, b in module._buffers.items()}
+    tried.training = False
     with torch.random.fork_rng(devices={module.weight.device} if module.weight.is_cuda else ()):
         torch.manual_seed(0)
         for p in tried.parameters(): nn.init.normal_(p)

@@ -256,8 +256,14 @@ class Without(nn.Module):
     def forward(self, x, factor=1.): return factor * (x @ self.weight.T)
 
 
+class NoBias(Without):
+    "The same, with a bias that is None."
+    def __init__(self, a, b): super().__init__(a, b); self.register_parameter("bias", None)
+    def forward(self, x, factor=1.): return factor * F.linear(x, self.weight, self.bias)
+
+
 class Parent(nn.Module):
-    def __init__(self): super().__init__(); self.a, self.b = Without(10, 16), Without(16, 4)
+    def __init__(self, of): super().__init__(); self.a, self.b = of(10, 16), of(16, 4)
     def forward(self, x):
         assert isinstance(self.a, Without)
         return self.b(F.relu(self.a(x, 2.)).view(-1, self.b.inputs))
@@ -307,11 +313,12 @@ def test_layers_that_normalize_their_weights_are_refused(): # to be without a si
     assert len(units(nn.Sequential(Normalized(10, 16), nn.ReLU(), nn.Linear(16, 4)), X)) == 1
 
 
-def test_a_linear_layer_without_a_bias_and_what_its_parent_asks_of_it():
+@pytest.mark.parametrize("of", [Without, NoBias])
+def test_a_linear_layer_without_a_bias_and_what_its_parent_asks_of_it(of):
     torch.manual_seed(0)
-    found = units(Parent(), X)
+    found = units(Parent(of), X)
     assert [(g.name, g.units) for g in found] == [("a", 16)] and not found.left_out
-    assert measure(Parent(), X)["srank"] >= 1
+    assert measure(Parent(of), X)["srank"] >= 1
 
 
 def test_a_layer_is_tried_without_its_knowing():
