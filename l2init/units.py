@@ -243,14 +243,15 @@ class Hook:
 
 @contextmanager
 def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is meanwhile
-    """Within it the model can be run, uncompiled; afterwards parameters, buffers, modes and random state are as before.
-    Modes are set directly where that will do, since `train()` and `eval()` of some layers change weights (LoRA's)."""
+    """Within it the model can be run, uncompiled; afterwards parameters, buffers, attributes of modules, modes and
+    random state are as before. Modes are set directly where that will do, since `train()` and `eval()` of some layers
+    change weights (LoRA's)."""
     if torch.is_inference_mode_enabled():
         raise InputError("Within torch.inference_mode() there are no gradients, by which a model is looked at. "
                          "Leave it; torch.no_grad() does no harm.")
     modes = {m: m.training for m in model.modules()}
     tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())] # that a pass may change
-    places = [(of, dict(of)) for m in modes for of in (m._parameters, m._buffers)] # or fill with others
+    places = [(of, dict(of)) for m in modes for of in (vars(m), m._parameters, m._buffers)] # or fill with others
     asked = train and not model.training
     cached = torch.is_autocast_cache_enabled()
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
@@ -270,7 +271,8 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
             for m, impl in compiled.items(): m._compiled_call_impl = impl
             if asked: model.eval()
             for m, mode in modes.items(): m.training = mode
-            for of, own in places: of.update(own)
+            for of, own in places:
+                if len(of) != len(own) or any(of.get(n) is not v for n, v in own.items()): of.clear(), of.update(own)
             with torch.no_grad():
                 for t, before in tensors:
                     if not torch.equal(t, before): t.data.copy_(before) # unseen by the graphs of earlier passes

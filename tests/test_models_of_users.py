@@ -326,8 +326,13 @@ def test_a_layer_is_tried_without_its_knowing():
     model = nn.Sequential(Caching(10, 16), nn.ReLU(), Caching(16, 4))
     drop_in("l2", model, sgd(model), strength=0.)
     assert model[0].kept is None
+    with pytest.raises(InputError, match="the model does not do what its graph says"): units(model, X) # it does not see that its rows are 0
+    measure(model, X, Y, units=[])
+    assert "kept" not in vars(model[0])
     step(model, sgd(model))
     assert torch.equal(model(X), model.eval()(X))
+    measure(model, X, Y, units=[])
+    assert "kept" in vars(model[0]) # it was there before
 
 
 def test_models_that_draw_are_tried_with_the_same_numbers():
