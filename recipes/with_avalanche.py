@@ -20,8 +20,8 @@ class L2InitPlugin(SupervisedPlugin):
         strategy.loss = strategy.loss + self.reg()
 
 
-def example(strength=1e-2, tasks=3, seed=0):
-    "Naive fine-tuning on permuted MNIST digits, an experience for each task; returns the strategy and its plugin."
+def example_training(plugin_of, tasks=3, seed=0):
+    "Naive fine-tuning on permuted MNIST digits, an experience for each task, with what `plugin_of(model, digits)` makes; returns the strategy and its plugin."
     from avalanche.benchmarks import tensors_benchmark
     from avalanche.training import Naive
     from avalanche.training.plugins import EvaluationPlugin
@@ -31,10 +31,13 @@ def example(strength=1e-2, tasks=3, seed=0):
     s = stream("permuted_mnist", dataset="mnist5k", tasks=tasks, examples=400)
     tensors = lambda parts: [tuple(v[0] for v in part) for part in parts]  # of the one seed
     benchmark = tensors_benchmark(train_tensors=tensors(s.task(t, [seed]).train for t in range(tasks)), test_tensors=tensors(s.task(t, [seed]).test for t in range(tasks)), task_labels=[0] * tasks)
-    plugin = L2InitPlugin(model, strength)
+    plugin = plugin_of(model, s.task(0, [seed]).test[0][0][:64])
     strategy = Naive(model=model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), criterion=nn.CrossEntropyLoss(), train_mb_size=16, plugins=[plugin], evaluator=EvaluationPlugin())
     for experience in benchmark.train_stream: strategy.train(experience, num_workers=0)
     return strategy, plugin
+
+
+def example(strength=1e-2): return example_training(lambda model, digits: L2InitPlugin(model, strength))
 
 
 if __name__ == "__main__": print(f"penalty at the end: {example()[1].reg().item():.4f}")

@@ -139,8 +139,8 @@ def _at_hand(name, root)->Dataset|None:
     except MissingData: return load_dataset(ALIKE[name]) if name in ALIKE else None
 
 def _on(run, data):
-    examples = min(run.params["examples"], len(data.labels))
-    return replace(run, params=run.params | dict(dataset=data.name, examples=examples))
+    most = {n: min(v, len(data.labels)) for n, v in run.params.items() if n == "examples"}
+    return replace(run, params=run.params | dict(dataset=data.name) | most)
 
 
 # %% ../../nbs/internals/05_batches.ipynb #5825d519
