@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from conftest import TINY, hyper_of
 
 from l2init.cohorts import Cohort
-from l2init.drop_in import drop_in
+from l2init.drop_in import drop_in, measure
 from l2init.internals import engines
 from l2init.internals.core import InputError
 from l2init.internals.engines import engine
 from l2init.internals.random_numbers import key, normal, uniform
 from l2init.methods import grid, methods
 from l2init.optimizers import optimizers
+from l2init.regularizers import L2Init
 from l2init.streams import stream
 from l2init.training import train
 
@@ -165,3 +166,115 @@ def test_drop_ins_do_the_same_on_a_gpu(method):
             optimizer.step()
         ends.append(torch.cat([p.detach().flatten().cpu() for p in model.parameters()]))
     assert torch.allclose(*ends, atol=1e-6)
+
+
+OPTIMIZERS = {"fused": (torch.optim.Adam, dict(fused=True)), "capturable": (torch.optim.AdamW, dict(capturable=True)), "foreach": (torch.optim.AdamW, dict(foreach=True)),
+              "amsgrad": (torch.optim.Adam, dict(amsgrad=True, capturable=True)), "momentum": (torch.optim.SGD, dict(lr=.1, momentum=.9, fused=True))}
+RENEWED = dict(redo=dict(period=7, threshold=.4), continual_backprop=dict(replacement_rate=.02, maturity=5), shrink_perturb=dict(shrink=1e-3, noise=1e-3), l2_init=dict(strength=.1))
+
+
+def made(method, device="cuda", optimizer="capturable", dtype=torch.float64):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.ReLU(), torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3)).to(device, dtype)
+    make, options = OPTIMIZERS[optimizer]
+    opt = make(model.parameters(), **dict(lr=1e-2) | {n: v for n, v in options.items() if device == "cuda" or n != "capturable"})
+    return model, opt, drop_in(method, model, opt, example=torch.ones(2, 1, 8, 8, device=device, dtype=dtype), **RENEWED[method])
+
+
+def fit(model, opt, steps, run=None, device="cuda"):
+    for i in steps:
+        g = torch.Generator().manual_seed(i)
+        x, y = torch.randn(16, 1, 8, 8, generator=g, dtype=torch.float64).to(device), torch.randint(3, (16,), generator=g).to(device)
+        opt.zero_grad()
+        F.cross_entropy((run or model)(x), y).backward()
+        opt.step()
+    return torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", RENEWED)
+def test_drop_ins_with_the_optimizers_of_a_gpu(method, optimizer):
+    "As on a CPU, and resumed bit for bit."
+    expected = fit(*made(method, "cpu", optimizer)[:2], range(40), device="cpu")
+    whole = fit(*made(method, optimizer=optimizer)[:2], range(40))
+    assert torch.allclose(whole, expected, rtol=0, atol=1e-6)
+    model, opt, handle = made(method, optimizer=optimizer)
+    fit(model, opt, range(23))
+    kept = copy.deepcopy([it.state_dict() for it in (model, opt, handle)])
+    model, opt, handle = made(method, optimizer=optimizer)
+    for it, state in zip((model, opt, handle), kept): it.load_state_dict(state)
+    assert torch.equal(fit(model, opt, range(23, 40)), whole)
+
+
+@pytest.mark.parametrize("method", RENEWED)
+def test_drop_ins_of_a_compiled_model_on_a_gpu(method):
+    expected, (model, opt, _) = fit(*made(method)[:2], range(30)), made(method)
+    torch._dynamo.reset() # it takes compiled code of other models, without their hooks
+    assert torch.allclose(fit(model, opt, range(30), torch.compile(model)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ("fused", "capturable", "momentum"))
+@pytest.mark.parametrize("method", RENEWED)
+def test_drop_ins_with_a_scaler_in_half_precision(method, optimizer):
+    "A step whose gradients overflow is skipped by the scaler, and is none of the method's."
+    model, opt, handle = made(method, optimizer=optimizer, dtype=torch.float32)
+    scaler, g = torch.amp.GradScaler("cuda", init_scale=2.**8), torch.Generator().manual_seed(0)
+    taken = 0
+    for i in range(40):
+        x, y = torch.randn(16, 1, 8, 8, generator=g).cuda(), torch.randint(3, (16,), generator=g).cuda()
+        opt.zero_grad()
+        with torch.autocast("cuda", torch.float16): loss = F.cross_entropy(model(x), y) * (torch.inf if i % 10 == 5 else 1.)
+        before, scale = [p.detach().clone() for p in model.parameters()], scaler.get_scale()
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        skipped = scaler.get_scale() < scale
+        assert skipped == (i % 10 == 5)
+        if skipped: assert all(torch.equal(b, p) for b, p in zip(before, model.parameters()))
+        taken += not skipped
+    assert handle.steps == taken == 36
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in model.parameters())
+
+
+def captured(opt, model, x, y):
+    "One step in a CUDA graph, after steps beside it that warm up."
+    def step():
+        opt.zero_grad(set_to_none=False)
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+    beside = torch.cuda.Stream()
+    with torch.cuda.stream(beside):
+        for _ in range(3): step()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph): step()
+    return graph
+
+
+def test_a_step_in_a_graph_pulls_and_a_method_that_decides_refuses_it():
+    x, y, ends = torch.randn(16, 1, 8, 8, device="cuda", dtype=torch.float64), torch.randint(3, (16,), device="cuda"), []
+    for graphed in (False, True):
+        model, opt, handle = made("redo")
+        handle.remove()
+        L2Init(model, strength=.5).attach(opt)
+        if graphed:
+            graph = captured(opt, model, x, y)
+            for _ in range(5): graph.replay()
+        else:
+            for _ in range(8):
+                opt.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*ends, rtol=0, atol=1e-9)
+    model, opt, _ = made("redo")
+    with pytest.raises(InputError, match="captured in a CUDA graph, in which redo could not decide"): captured(opt, model, x, y)
+
+
+def test_measured_on_a_gpu_as_on_a_cpu():
+    model, x, y = made("redo")[0], torch.randn(64, 1, 8, 8, device="cuda", dtype=torch.float64), torch.randint(3, (64,), device="cuda")
+    before, state = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
+    gpu, cpu = measure(model, x, y), measure(copy.deepcopy(model).cpu(), x.cpu(), y.cpu())
+    assert gpu.keys() == cpu.keys() and len(gpu) > 5
+    assert all(abs(gpu[n] - cpu[n]) <= 1e-6 * max(1, abs(cpu[n])) for n in gpu), (gpu, cpu)
+    assert torch.equal(torch.cuda.get_rng_state(), state) and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
