@@ -20,7 +20,7 @@ from l2init.internals.engines import engine
 from l2init.methods import methods
 from l2init.streams import stream
 
-SIZES = dict(mlp=(1, 16, 64, 256, 1024), cnn=(1, 8, 16, 32, 64, 128, 256), module=(1, 8, 16, 32, 64, 256))
+SIZES = dict(mlp=(1, 16, 64, 256, 1024), cnn=(1, 16, 64, 256), module=(1, 16, 64, 256))
 PATH = Path(__file__).with_name("results_gpu.json")
 MODULES = dict(resnet18=dict(width=16), vit_small={})
 
@@ -44,20 +44,17 @@ def plain_on_a_gpu(work):
     return plain_loop(s, learner.model, WORKS[work][2], WORKS[work][4].get("strength", 0.))
 
 
-def works(repetitions):
-    "Learner-steps per second: work -> size of the cohort, 0 for the plain loop -> rate; the sizes take turns."
-    out = {}
-    for work, (_, network, _, _, _, reset) in WORKS.items():
-        contestants = {} if reset else {0: plain_on_a_gpu(work)}
-        for size in SIZES[network]:
-            s, c = cohort(work, size, "cuda")
-            contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
-        out[work] = middle(alternate(contestants, repetitions))
-        print(f"{work:34}" + "".join(f" {k or 'plain'}: {r:.0f}" for k, r in out[work].items()), flush=True)
-    return out
+def of_work(work, repetitions):
+    "Learner-steps per second: size of the cohort, 0 for the plain loop -> rate; the sizes take turns."
+    _, network, _, _, _, reset = WORKS[work]
+    contestants = {} if reset else {0: plain_on_a_gpu(work)}
+    for size in SIZES[network]:
+        s, c = cohort(work, size, "cuda")
+        contestants[size] = size * s.steps, turns(s, c, time.perf_counter)
+    return middle(alternate(contestants, repetitions))
 
 
-def of_methods(network, size, repetitions):
+def of_methods(network, repetitions, size):
     "Learner-steps per second of each method in lock-step, and the methods that are not replayed from a recording."
     s, contestants, others = stream(**dict(mlp=MNIST, cnn=CIFAR)[network]), {}, {}
     for method, m in methods.items():
@@ -66,23 +63,18 @@ def of_methods(network, size, repetitions):
         if e.reasons: others[method] = str(e)
         contestants[method] = size * s.steps, turns(s, e, time.perf_counter)
     rates = middle(alternate(contestants, repetitions))
-    print(f"\n{network}, {size} learners, beside plain training: " + ", ".join(f"{m} {r / rates['plain']:.2f}" for m, r in rates.items()))
-    print("\n".join(others.values()), flush=True)
+    print("\n".join(others.values()))
     return rates
 
 
-def modules(repetitions, networks=MODULES, sizes=SIZES["module"], device="cuda"):
-    "Learner-steps per second of cohorts of modules, as many learners at a time as there is memory for, and of the plain loop (0)."
-    out = {}
-    for network, options in networks.items():
-        s, contestants = stream(**CIFAR), {}
-        for size in sizes:
-            c = Cohort(learners("l2_init", dict(strength=STRENGTH), size, 1), shape(s), s.outputs, "l2_init", "adam", network, device, **options)
-            contestants[size] = size * s.steps, turns(s, engine(c), time.perf_counter)
-        contestants[0] = plain_loop(s, c.module(0), "adam", STRENGTH, device)
-        out[network] = middle(alternate(contestants, repetitions))
-        print(f"{network}: " + ", ".join(f"{k or 'plain'}: {r:.0f}" for k, r in out[network].items()), flush=True)
-    return out
+def of_module(network, repetitions, options, sizes=SIZES["module"], device="cuda"):
+    "As `of_work`, of cohorts of modules: as many learners at a time as there is memory for."
+    s, contestants = stream(**CIFAR), {}
+    for size in sizes:
+        c = Cohort(learners("l2_init", dict(strength=STRENGTH), size, 1), shape(s), s.outputs, "l2_init", "adam", network, device, **options)
+        contestants[size] = size * s.steps, turns(s, engine(c), time.perf_counter)
+    contestants[0] = plain_loop(s, c.module(0), "adam", STRENGTH, device)
+    return middle(alternate(contestants, repetitions))
 
 
 def profile(size, work):
@@ -94,24 +86,32 @@ def profile(size, work):
     print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=70))
 
 
+MEASURED = { # what -> section of the file, how
+    **{w: ("works", partial(of_work, w)) for w in WORKS},
+    **{n: ("modules", partial(of_module, n, options=options)) for n, options in MODULES.items()},
+    **{n: ("methods", partial(of_methods, n, size=size)) for n, size in dict(mlp=64, cnn=16).items()},
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--profile", type=int, metavar="LEARNERS")
     parser.add_argument("--work", choices=WORKS, default="MLP, Adam, L2 Init", help="what is profiled")
-    sections = dict(works=works, mlp=partial(of_methods, "mlp", 64), modules=modules, cnn=partial(of_methods, "cnn", 16))
-    parser.add_argument("--only", choices=sections, nargs="+", default=list(sections), help="the others stay as they were measured before")
+    parser.add_argument("--only", choices=MEASURED, nargs="+", default=list(MEASURED), help="the rest stays as it was measured before")
     args = parser.parse_args()
     if not torch.cuda.is_available(): return print("There is no GPU here, so none is measured.")
     if args.profile: return profile(args.profile, args.work)
-    out = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
+    here = dict(gpu=torch.cuda.get_device_name(), python=platform.python_version(), torch=version("torch"), repetitions=args.repetitions)
     before = json.loads(PATH.read_text()) if PATH.exists() else {}
-    if len(args.only) < len(sections) and any(before.get(n) != v for n, v in out.items()):
-        return print(f"{PATH.name} is of another GPU, Python, torch or number of repetitions: measure all sections.")
-    out = before | out
-    for name in args.only:
-        out[name] = sections[name](args.repetitions)
+    if len(args.only) < len(MEASURED) and any(before.get(n) != v for n, v in here.items()):
+        return print(f"{PATH.name} is of another GPU, Python, torch or number of repetitions: measure all.")
+    out = before | here
+    for name in args.only: # each is kept as soon as it is there
+        section, measure = MEASURED[name]
+        rates = out.setdefault(section, {})[name] = measure(args.repetitions)
         PATH.write_text(json.dumps(out, indent=1) + "\n")
+        print(f"{name:34}" + ", ".join(f"{k or 'plain'}: {r:.0f}" for k, r in rates.items()), flush=True)
     print(f"written to {PATH.name}")
 
 

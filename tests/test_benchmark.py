@@ -34,7 +34,7 @@ def test_every_work_names_what_there_is(throughput):
 def test_cohorts_of_modules_can_be_measured(throughput, monkeypatch):
     import gpu
     monkeypatch.setattr(gpu, "CIFAR", dict(gpu.CIFAR, tasks=1, examples=32, passes=1))
-    (rates,) = gpu.modules(1, dict(resnet18=dict(width=2)), (1, 2), "cpu").values()
+    rates = gpu.of_module("resnet18", 1, dict(width=2), (1, 2), "cpu")
     assert list(rates) == [1, 2, 0] and min(rates.values()) > 0
 
 

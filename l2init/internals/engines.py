@@ -301,7 +301,7 @@ class Recording:
         return self.outputs
 
 # %% ../../nbs/internals/04_engines.ipynb #53987c3c
-AT_ONCE = 16 # steps in a recording, at most: each replay has its price
+AT_ONCE = 16 # steps in a recording, at most: each replay has its price, which a module's long step hides
 
 class Recorded(Engine):
     "All learners together, replayed from a recording."
@@ -331,6 +331,7 @@ class Recorded(Engine):
         return "" if in_order else "a recording would take its parts in another order"
 
     def at_once(self):
+        if not isinstance(self.cohort.network, Network): return 1
         steps = min((p.idle(self.cohort.steps) for p in self.between), default=AT_ONCE)
         return 2**(min(steps, AT_ONCE).bit_length() - 1) # few sizes, as each is recorded
 
