@@ -24,7 +24,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .internals.core import InputError, Options, said
-from .internals.random_numbers import bits, key
+from .internals.random_numbers import bits, key, seed_torch, torch_put_back
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .regularizers import is_norm
 from .units import (call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
@@ -134,8 +134,8 @@ def _apart(name): # the module's name and the tensor's
 @patch
 def built(self:StackedModule, key:Tensor)->nn.Module: # int64, a number
     "The module that the factory makes of the random numbers of `key`."
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(int(key))
+    with torch_put_back(), torch.device("cpu"):
+        seed_torch(int(key))
         made = self._made()
     if isinstance(made, nn.Module): return inner(made)
     raise InputError(f"The factory makes {made!r}, and not an nn.Module.")

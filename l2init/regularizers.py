@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .internals.core import InputError, Options, Registry, checked, said, short, unknown
-from .internals.random_numbers import key, normal
+from .internals.random_numbers import key, normal, seed_torch, torch_put_back
 from .networks import Network, cross_entropy, layer_weights
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
 
@@ -562,8 +562,9 @@ def _copy_of(model):
 # %% ../nbs/05_regularizers.ipynb #d968e7ab
 @patch
 def _redraw(self:L2InitResampled): # buffer's name -> its next values
-    with torch.random.fork_rng():
-        torch.manual_seed(int(key(int(self.seed), "anchor", int(self.calls))) % 2**63)
+    devices = {p.device for p in self._twin[0].parameters()}
+    with torch_put_back(devices):
+        seed_torch(int(key(int(self.seed), "anchor", int(self.calls))) % 2**63, devices)
         self.draw(self._twin[0])
     return {_buffer(n): p.detach() for n, p in self._twin[0].named_parameters()}
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_THE_START', 'ACTIVATIONS', 'THROUGH', 'NO_ACTIVATION', 'WITHOUT_END', 'NOT_REACHED', 'Place', 'Share', 'Seen',
-           'Group', 'Slopes', 'inner', 'check_there', 'Hook', 'undisturbed', 'call', 'first_tensor', 'linear_dims',
-           'initial_distribution_of', 'initial_distributions', 'tensors_of', 'reading', 'ModuleUnits', 'units',
-           'by_hand']
+           'Group', 'Slopes', 'inner', 'check_there', 'Hook', 'devices_of', 'undisturbed', 'call', 'first_tensor',
+           'linear_dims', 'initial_distribution_of', 'initial_distributions', 'tensors_of', 'reading', 'ModuleUnits',
+           'units', 'by_hand']
 
 # %% ../nbs/03_units.ipynb #d8df2bd7
 import math
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .internals.core import InputError, said, short, unknown
+from .internals.random_numbers import seed_torch, torch_put_back
 from .networks import Distribution
 
 # %% ../nbs/03_units.ipynb #b7f0cacd
@@ -241,6 +242,8 @@ class Hook:
     def __call__(self, *args): return self.do(*args) if self.do and not Hook.looked_at else None
     def __reduce__(self): return Hook, () # how `copy` and `pickle` make the copy
 
+def devices_of(model:nn.Module)->set[torch.device]: return {p.device for p in model.parameters()}
+
 @contextmanager
 def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is meanwhile
     """Within it the model can be run, uncompiled; afterwards parameters, buffers, attributes of modules, modes and
@@ -254,9 +257,8 @@ def undisturbed(model:nn.Module, train:bool=False): # in which mode the model is
     places = [(of, dict(of)) for m in modes for of in (vars(m), m._parameters, m._buffers)] # or fill with others
     asked = train and not model.training
     cached = torch.is_autocast_cache_enabled()
-    devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
     compiled = {m: m._compiled_call_impl for m in modes if m._compiled_call_impl} # by `model.compile()`
-    with torch.random.fork_rng(devices=[d.index for d in devices]):
+    with torch_put_back(devices_of(model)):
         try:
             Hook.looked_at += 1
             torch.set_autocast_cache_enabled(False) # it would have weights as they were before a trial
@@ -327,8 +329,8 @@ def _dims_by_trial(module):
     tried._parameters = {n: new(p) for n, p in module._parameters.items()}
     tried._buffers = {n: b if b is None else b.clone() for n, b in module._buffers.items()}
     tried.training = False
-    with torch.random.fork_rng(devices={module.weight.device} if module.weight.is_cuda else ()):
-        torch.manual_seed(0)
+    with torch_put_back([module.weight.device]):
+        seed_torch(0, [module.weight.device])
         for p in tried.parameters(): nn.init.normal_(p)
         return next((dims for dims in ((0, 1), (1, 0)) if _multiplies(tried, *dims)), None)
 
@@ -663,7 +665,7 @@ def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: get
     params = tree_map(lambda t: t.data, tensors_of(model)) # unseen by the graphs of earlier passes
     made = [(g, [*g.rows(params), *g.biases(params), *(t for t, _ in g.norms(params))]) for g in groups]
     with undisturbed(model), _unmixed(model):
-        torch.manual_seed(0)
+        seed_torch(0, devices_of(model))
         half = {g.name: torch.randperm(g.units)[:(g.units + 1) // 2] for g in groups}
         whole = _cut_off(model, example, params, made, half)
         return whole and _silent(model, example, params, made, half, set() if elsewhere is None else elsewhere)
@@ -672,7 +674,7 @@ def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: get
 def _otherwise(t): return t * (1.5 - torch.rand_like(t)) + .01 * torch.rand_like(t) # a variance stays one
 
 def _given(model, example): # by the same random numbers each time
-    torch.manual_seed(0)
+    seed_torch(0, devices_of(model))
     return _leaves(call(model, example))
 
 def _alike(some, others): # tensors

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['GAMMA', 'MANY', 'mix', 'key', 'purposes', 'bits', 'uniform', 'to_uniform', 'normal', 'integers', 'permutation',
-           'can_compile', 'in_one_pass']
+           'can_compile', 'in_one_pass', 'seed_torch', 'torch_put_back']
 
 # %% ../../nbs/internals/01_random_numbers.ipynb #b7c20114
 import warnings
 import zlib
+from collections.abc import Iterable
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -119,3 +121,16 @@ def _compiled(f): return torch.compile(f, dynamic=True) if can_compile() else f
 def in_one_pass(f, numbers:int):
     "`f`, compiled if it is for as many `numbers` as pay for that."
     return _compiled(f) if numbers >= MANY else f
+
+# %% ../../nbs/internals/01_random_numbers.ipynb #a51a16c8
+def seed_torch(seed:int, devices:Iterable[torch.device]=()): # GPUs among them
+    "As `torch.manual_seed`, on the CPU and on these devices alone."
+    torch.default_generator.manual_seed(seed)
+    for d in _gpus(devices): torch.cuda.default_generators[d].manual_seed(seed)
+
+def _gpus(devices): return sorted({d.index for d in devices if d.type == "cuda"})
+
+@contextmanager
+def torch_put_back(devices:Iterable[torch.device]=()):
+    "Afterwards torch's random numbers, on the CPU and on these devices, are as before."
+    with torch.random.fork_rng(devices=_gpus(devices)): yield
