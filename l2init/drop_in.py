@@ -494,8 +494,8 @@ def _before(self:DropIn, optimizer, args, kwargs): # its step
         raise InputError(f"The model's weights are {now[0]} on {now[1]} now, and were {then[0]} on {then[1]} when the "
                          "method was hooked to it: remove() the method and make it anew.")
     if now[1].type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise InputError(f"The optimizer's step is captured in a CUDA graph, in which {self.name} could not decide anew "
-                         "in each step. Capture the model's passes alone, or remove() the method.")
+        raise InputError(f"The optimizer's step is captured in a CUDA graph, in which {self.name} could not decide "
+                         "anew in each step. Capture the model's passes alone, or remove() the method.")
     self._check_frozen()
     return _before_update(args, kwargs, self._prepare)
 

@@ -1,5 +1,6 @@
 """The same learners on a GPU. Skipped where there is none."""
 import copy
+import gc
 
 import pandas as pd
 import pytest
@@ -104,15 +105,17 @@ def test_replayed_steps_on_a_gpu(method, network, options):
 
 def test_a_few_learners_at_a_time_take_less_memory(monkeypatch):
     s = stream("random_label_mnist", dataset="mnist5k", tasks=2, examples=128, passes=4)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False) # as exact as a few learners' convolutions
     def trained(most):
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        cohort = Cohort(grid("l2_init", [*range(16)], [1e-3], strength=[1e-2]), (1, 28, 28), 10, "l2_init", "sgd", "resnet18", "cuda", torch.float64, width=8)
+        cohort = Cohort(grid("l2_init", [*range(16)], [1e-3], strength=[1e-2]), (1, 28, 28), 10, "l2_init", "sgd", "resnet18", "cuda", width=8)
         if most: monkeypatch.setattr(engines, "room", lambda device: most * cohort.network.step_memory(cohort.theta[:2], s.batch_size))
         train(cohort, s, progress=False)
         return cohort.theta, torch.cuda.max_memory_allocated()
     (together, most), (apart, less) = trained(None), trained(2)
-    torch.testing.assert_close(apart, together, rtol=0, atol=1e-6)
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
     assert less < .7 * most
 
 

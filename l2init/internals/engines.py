@@ -363,7 +363,8 @@ def some_steps(self:Recorded, x, y, batch):
         *values, seen = self.step(*examples)
         found.append(values)
         self.clock += 1
-    return *(torch.stack(v, 1) for v in zip(*found)), seen
+    # kept only for whom it is: the next part's steps are to use its memory again
+    return *(torch.stack(v, 1) for v in zip(*found)), seen if self.after else None
 
 @patch
 def step(self:Recorded, x, y):
