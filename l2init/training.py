@@ -112,7 +112,7 @@ def _of_units(units, like, options):
 def _of_features(features, options):
     s = singular_values(features)
     lower = int(options.srank == "below")
-    return dict(srank=srank(s) - lower,
+    return dict(srank=(srank(s) - lower).clamp(min=0),
                 effective_rank=effective_rank(s),
                 stable_rank=stable_rank(s))
 
