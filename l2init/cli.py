@@ -272,7 +272,7 @@ def in_phase(frame:pd.DataFrame, phase:str)->pd.DataFrame:
 # %% ../nbs/17_cli.ipynb #c1955981
 def preview(study:Path, runs:Path, workers:int)->None:
     "Print the runs of a study, how large they are and how long they may take."
-    from l2init.internals.batches import check_how, check_trainable, hours, on_data_at_hand
+    from l2init.internals.batches import check_how, check_trainable, hours, on_data_at_hand, with_workers
     from l2init.studies import plan, read_study
     check_how(workers)
     try: planned, missing = plan(study, runs), None
@@ -293,8 +293,10 @@ def preview(study:Path, runs:Path, workers:int)->None:
           + (f" ({wait} of them evaluate what the others select)" if wait else "")
           + f", {counted(learners, 'learner')}, {counted(int(steps), 'learner-step')}")
     if not measured: return print(f"No estimate of time: {missing}")
-    left = table.hours[table.state != "done"].sum() + (later.hours / later.learners * coming).sum()
-    say_time(left / workers, workers, planned, measured)
+    left = table[table.state != "done"]
+    now = with_workers(left.hours, left.learners, workers)
+    then = with_workers(later.hours / later.learners * coming, [coming] * len(later), workers)
+    say_time(now + then, workers, planned, measured)
     if missing: print(f"It cannot be run yet: {missing}")
 
 # %% ../nbs/17_cli.ipynb #c55d2964

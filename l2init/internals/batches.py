@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPLIT_FROM', 'KEEP_MEMORY', 'seconds_per_step', 'cohort_of', 'check_trainable', 'check_examples', 'hours',
-           'on_data_at_hand', 'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
+           'with_workers', 'on_data_at_hand', 'run_study', 'gpu_of', 'check_how', 'check_writable', 'report']
 
 # %% ../../nbs/internals/05_batches.ipynb #1152bed5
 import hashlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ from threading import Event
 import pandas as pd
 import psutil
 import torch
+from tqdm import tqdm
 
 from ..cohorts import Cohort
 from ..data import ALIKE, Dataset, data_root, load_dataset
@@ -47,15 +49,16 @@ def seconds_per_step(run:Run, # planned with its data
     whole = engine(cohort)
     part = engine(cohort.split(whole.at_a_time(made.batch_size))[0])
     x, y = next(made.task(0, part.cohort.seeds).blocks())
-    part.learn_batches(x, y, made.batch_size)
-    def measured():
-        steps, start = 0, time.perf_counter()
+    def measured(batches):
+        n, steps, start = batches * made.batch_size, 0, time.perf_counter()
         while time.perf_counter() - start < seconds / 5:
-            steps += part.learn_batches(x, y, made.batch_size)[0].cpu().shape[1]
+            steps += part.learn_batches(x[:, :n], y[:, :n], made.batch_size)[0].cpu().shape[1]
         return (time.perf_counter() - start) / steps
-    # in the first, something may be loaded or compiled
-    middle = statistics.median(measured() for _ in range(5))
-    return middle * len(cohort) / len(part.cohort)
+    measured(1) # something may be loaded or compiled
+    found = measured(1)
+    some = max(1, int(seconds / 5 / found))
+    if found < seconds: found = statistics.median(measured(some) for _ in range(5))
+    return found * len(cohort) / len(part.cohort)
 
 # %% ../../nbs/internals/05_batches.ipynb #df2a0a41
 def cohort_of(run:Run,
@@ -124,7 +127,16 @@ def hours(planned:list[Run],
         if run.state == "done": return run.seconds / 3600
         if (kind := _kind(like)) not in costs: costs[kind] = seconds_per_step(like, seconds) / run.learners
         return costs[kind] * run.learners * run.steps / 3600
-    return [one(*pair) for pair in zip(planned, measured or planned)]
+    pairs = list(zip(planned, measured or planned))
+    return [one(*pair) for pair in tqdm(pairs, "measuring", leave=False, disable=None)]
+
+# %% ../../nbs/internals/05_batches.ipynb #ceff531f
+def with_workers(hours:list[float], # of runs, on one core
+                 learners:list[int], # of each
+                 workers:int)->float:
+    "How many hours the runs take with so many workers, at least."
+    pieces = [h * math.ceil(n / workers) / n for h, n in zip(hours, learners)]
+    return max(sum(hours) / workers, *pieces, 0.)
 
 # %% ../../nbs/internals/05_batches.ipynb #55613c5e
 def on_data_at_hand(planned:list[Run])->list[Run]|None: # None: there is none that is like it
