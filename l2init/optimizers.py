@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor
 
-from .internals.core import Options, Registry, checked
+from .internals.core import Options, Registry, changed_since, checked
 from .internals.random_numbers import key, normal
 from .networks import in_a_loop
 from .parts import Part, Stack
@@ -47,20 +47,24 @@ class Optimizer(Options):
         ends with; None if there is none."""
         return None
 
+    def own_loop(self, state:dict)->tuple|None:
+        "`loop`, unless a subclass steps in another way than the class that said so."
+        return None if changed_since(type(self), "loop") & {"update", "state"} else self.loop(state)
+
     def fast_update(self, theta:Tensor, grad:Tensor, state:dict, lr:Tensor, # as for `update`
                     anchor:Tensor, # [K, P] or [K, 1]
                     strength:Tensor, # [K, 1]
                    )->None:
         """`update` with the gradient strength · (theta - anchor) added to `grad`; in one pass over memory, if there
         is a `loop`."""
-        if not self.loop(state): return self.update(theta, grad + strength * (theta - anchor), state, lr)
+        if not self.own_loop(state): return self.update(theta, grad + strength * (theta - anchor), state, lr)
         self.run_loop("", (), theta, grad, state, lr, anchor, strength)
 
     def run_loop(self, prefix:str, # of the loop's name
                  before:tuple, # what the loop wants before theta
                  theta, grad, state, lr, anchor, strength):
         "`fast_update` by the `loop` whose name begins with `prefix`."
-        name, *numbers = self.loop(state)
+        name, *numbers = self.own_loop(state)
         in_a_loop(prefix + name, *before, theta, grad, *state.values(), anchor, strength, lr, *numbers)
 
 # %% ../nbs/07_optimizers.ipynb #20b728f5
@@ -139,7 +143,7 @@ class Descent(Part):
 
     def in_loop(self):
         "The optimizer's loop; nothing if it has none."
-        loop = self.optimizer.loop(self.state)
+        loop = self.optimizer.own_loop(self.state)
         return dict(descent=loop) if loop else {}
 
 # %% ../nbs/07_optimizers.ipynb #9758d8aa

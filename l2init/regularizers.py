@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .internals.core import InputError, Options, Registry, checked, said, short, unknown
 from .internals.random_numbers import key, normal, seed_torch, torch_put_back
-from .networks import Network, cross_entropy, layer_weights
+from .networks import Network, cross_entropy, in_a_loop, layer_weights
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
 
 # %% ../nbs/05_regularizers.ipynb #d5a7086e
@@ -154,14 +154,22 @@ def gradient(self:Penalty, theta, grad, step):
 # %% ../nbs/05_regularizers.ipynb #3e07d793
 @patch
 def in_loop(self:Penalty): # an optimizer takes it along in its own pass, or the loop adds it to the gradient
-    strength, kinds = self.values["strength"], {Penalty.slope: 0, L1InitPenalty.slope: 1, HuberInitPenalty.slope: 2}
-    if (kind := kinds.get(self.slope)) is None: return {}
+    strength, kind = self.values["strength"], _as_in_the_loop(self.slope)
+    if kind is None: return {}
     anchor = self.stack.theta0 if self.anchor == "init" else torch.zeros_like(strength)
     drawn = distributions_and_keys(self.stack, "anchor") if self.anchor == "resampled" else ()
     if drawn is None: return {}
     if kind == 0 and not drawn and self.stack.mask is None: return dict(pull=(anchor, strength))
     push = kind, anchor, strength, self.values.get("delta", strength), spared(self.stack)
     return dict(push=push) | (dict(drawn=drawn) if drawn else {})
+
+def _as_in_the_loop(slope): # the number of the loop's formula that is this slope, also after its text was changed
+    known = [Penalty.slope, L1InitPenalty.slope, HuberInitPenalty.slope]
+    if slope not in known: return None
+    kind, d = known.index(slope), torch.linspace(-2, 2, 9, dtype=torch.float64)
+    pushed = torch.zeros_like(d)
+    in_a_loop("push", kind, d, torch.zeros_like(d[:1]), 1., .5, pushed)
+    return kind if torch.equal(pushed, slope(d, **dict(delta=.5) if kind == 2 else {})) else None
 
 # %% ../nbs/05_regularizers.ipynb #55a25876
 def is_norm(module:nn.Module)->bool:

@@ -12,7 +12,9 @@ from l2init.internals.core import InputError, forget
 from l2init.internals.engines import ENGINES, LayersInCache, Recorded, Recording, engine
 from l2init.methods import Method, grid, methods
 from l2init.networks import Network
-from l2init.resets import ShrinkPerturb
+from l2init.optimizers import SGD, optimizers
+from l2init.regularizers import L1InitPenalty, L2InitPenalty
+from l2init.resets import ContinualBackprop, ShrinkPerturb
 from l2init.streams import stream
 from l2init.training import train
 
@@ -216,3 +218,48 @@ def test_replayed_steps_of_a_few_learners_at_a_time(network, monkeypatch):
     assert made == [1] # and kept for the next task
     torch.testing.assert_close(replayed, expected, rtol=0, atol=1e-8)
     assert seen_replayed[["seed", "task"]].equals(seen[["seed", "task"]])
+
+
+class Elsewhere(L2InitPenalty):
+    def anchor_at(self, step): return self.stack.theta0 + 1
+
+
+class Doubled(L2InitPenalty):
+    slope = staticmethod(lambda d: 2 * d)
+
+
+class Measured(ContinualBackprop):
+    def _observe(self, i, h, params, seen):
+        mean, utility = super()._observe(i, h, params, seen)
+        return mean, -utility
+
+
+class Backward(SGD):
+    def update(self, theta, grad, state, lr): theta.add_(lr * grad)
+
+
+def learned(method, optimizer="sgd", **how):
+    s = stream("random_label_mnist", dataset="mnist5k", tasks=1, examples=32, passes=10)
+    cohort = Cohort(grid(method, [0, 1], [1e-2], **how.pop("hyper", {})), (1, 28, 28), 10, method, optimizer, hidden=[12])
+    train(cohort, s, progress=False, **how)
+    return cohort.theta
+
+
+@pytest.mark.parametrize("part, parent", ((Elsewhere, "l2_init"), (Doubled, "l2_init"), (Measured, "continual_backprop")))
+def test_a_loop_does_not_know_what_a_subclass_changes(part, parent, monkeypatch):
+    monkeypatch.setitem(methods, "changed", Method("Changed", parts=[part]))
+    hyper = dict(strength=[.5]) if parent == "l2_init" else dict(replacement_rate=[.05], maturity=[3])
+    fast = learned("changed", hyper=hyper)
+    assert torch.allclose(fast, learned("changed", hyper=hyper, engines=()), rtol=0, atol=1e-5)
+    assert not torch.allclose(fast, learned(parent, hyper=hyper), rtol=0, atol=1e-3)
+
+
+def test_a_loop_does_not_know_a_penalty_whose_text_was_changed(monkeypatch):
+    monkeypatch.setattr(L1InitPenalty, "slope", staticmethod(lambda d: 0 * d))
+    assert torch.allclose(learned("l1_init", hyper=dict(strength=[.5])), learned("plain"), rtol=0, atol=1e-5)
+
+
+def test_a_loop_does_not_know_what_a_subclass_of_an_optimizer_changes(monkeypatch):
+    monkeypatch.setitem(optimizers, "backward", Backward)
+    assert torch.allclose(learned("plain", "backward"), learned("plain", "backward", engines=()), rtol=0, atol=1e-5)
+    assert not torch.allclose(learned("plain", "backward"), learned("plain"), rtol=0, atol=1e-3)

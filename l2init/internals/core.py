@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLUGIN', 'LARGEST', 'AT_MOST', 'InputError', 'MissingData', 'short', 'counted', 'said', 'unknown', 'Registry',
-           'forget', 'Options', 'checked', 'write', 'write_text', 'moved']
+           'forget', 'changed_since', 'Options', 'checked', 'write', 'write_text', 'moved']
 
 # %% ../../nbs/internals/00_core.ipynb #1184edf5
 import difflib
@@ -118,6 +118,14 @@ def forget(module:str)->None:
     for registry in Registry.every:
         for name in [n for n, by in registry.by.items() if by == module]:
             registry.pop(name, None), registry.by.pop(name)
+
+# %% ../../nbs/internals/00_core.ipynb #ee13d603
+def changed_since(kind:type, said:str)->set[str]:
+    "The names that classes have given another meaning since one of them defined `said`, the last to do so."
+    order = kind.__mro__
+    then = next(i for i, c in enumerate(order) if said in vars(c))
+    names = {n for c in order[:then] for n in vars(c) if not n.startswith("__")}
+    return {n for n in names if hasattr(order[then], n)}
 
 # %% ../../nbs/internals/00_core.ipynb #6e914345
 LARGEST = 3.4028234663852886e38 # number of single precision

@@ -204,7 +204,7 @@ def refusal(cls:PerceptronLoop, cohort):
     if cohort.network.closed is not None: return "the loop of whole steps has no closed outputs"
     if not cohort.network.perceptron():
         return "a loop of whole steps is for linear layers with ReLU or CReLU between them"
-    if not cohort.optimizer.loop(cohort.descent.state): return f"{type(cohort.optimizer).__name__} has no loop"
+    if not cohort.optimizer.own_loop(cohort.descent.state): return f"{type(cohort.optimizer).__name__} has no loop"
     before, _ = cohort.network.layers[0].in_loops, cohort.network.in_loops() # parts are asked as they will be
     try: return unknown_to_the_loop(cohort)
     finally: cohort.network.in_loops(before)

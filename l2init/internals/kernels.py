@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['loop', 'BYTES', 'REGISTERS', 'ROWS', 'BLOCKS', 'WINDOWS', 'LONG', 'PICKED', 'EPS', 'uniform', 'cross_entropy', 'sgd',
            'adam', 'perturb', 'continual_backprop', 'linear', 'linear_backward', 'conv', 'conv_backward', 'no_forces',
-           'no_noise', 'no_renewal', 'perceptron_sgd', 'perceptron_adam', 'max_pool', 'max_pool_backward',
+           'no_noise', 'no_renewal', 'push', 'perceptron_sgd', 'perceptron_adam', 'max_pool', 'max_pool_backward',
            'conv_backward_at_maxima', 'layer_norm', 'layer_norm_backward', 'layer_norm_backward_at_maxima', 'crelu',
            'crelu_backward']
 
@@ -897,7 +897,7 @@ def no_renewal(like)->tuple: # [K, P], a numpy array
 
 # %% ../../nbs/internals/02_kernels.ipynb #4ee29729
 @loop
-def _push(kind, theta, anchor, # [n], or [1] for all
+def push(kind, theta, anchor, # [n], or [1] for all
           strength, delta,
           grad, # [n], changed
          ): # add the push of some of a learner's parameters
@@ -927,7 +927,7 @@ def _add_forces(k, # which of K learners
     for s in range(len(spared) + 1):
         stop = spared[s, 0] if s < len(spared) else len(theta)
         here = drawn[start:stop] if len(keys) else anchor[k, start:stop] if each else anchor[k]
-        if stop > start: _push(kind, theta[start:stop], here, strength[k, 0], delta[k, 0], grad[start:stop])
+        if stop > start: push(kind, theta[start:stop], here, strength[k, 0], delta[k, 0], grad[start:stop])
         if s < len(spared): start = spared[s, 1]
 
 # %% ../../nbs/internals/02_kernels.ipynb #253e2f63
