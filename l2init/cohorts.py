@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor, nn
 
-from .internals.core import InputError, checked, moved
+from .internals.core import InputError, checked, moved, said, whole_number
 from .methods import Learner, methods
 from .modules import StackedModule
 from .networks import Network, cross_entropy, losses, network
@@ -45,7 +45,7 @@ class Cohort:
         options = {**network_options, **self.method.network_options(network_name)}
         self.network:Network|StackedModule = network(network_name, shape, classes, **options)
         self.steps = 0
-        self._place(device, dtype)
+        self._place(_there(device), dtype)
         own = [o for p, its in zip(self.method.parts, self._values())
                for o in p.optimizer_options(optimizer_name, its).items()]
         self.optimizer = optimizer(optimizer_name, **{**optimizer_options, **dict(own)})
@@ -99,6 +99,12 @@ def only(column:pd.Series)->str:
                          "study, give each an entry of the method for itself.")
     return column.iloc[0]
 
+# %% ../nbs/12_cohorts.ipynb #ded7444d
+def _there(device)->torch.device: # if it is
+    try: return torch.empty(0, device=device).device
+    except Exception as e: # PyTorch raises many kinds
+        raise InputError(f"The device {str(device)!r} cannot be used: {said(e)}") from None
+
 # %% ../nbs/12_cohorts.ipynb #783ef67f
 def _check_columns(learners, name, method):
     if not isinstance(learners, pd.DataFrame):
@@ -143,6 +149,12 @@ def lr(self:Cohort)->Tensor: # [K, 1]
 @Cohort.lr.setter
 def _assigned(self, value):
     "Copy `value` into place."
+    value = torch.as_tensor(value, dtype=self._lr.dtype)
+    if value.dim() and value.shape != self._lr.shape:
+        raise InputError(f"Learning rates are one number, or of shape {tuple(self._lr.shape)}, a row for each "
+                         f"learner; these are of shape {tuple(value.shape)}.")
+    if value.device.type == "cpu" and not (value.isfinite() & (value >= 0)).all():
+        raise InputError(f"A learning rate is a finite number, at least 0, and not {value.min().item():g}.")
     self._lr.copy_(torch.as_tensor(value).broadcast_to(self._lr.shape))
 
 Cohort.lr = _assigned
@@ -202,6 +214,8 @@ def between_tasks(self:Cohort, ended, following)->None: # `Task`s
 def open_outputs(self:Cohort, number:int|None)->None:
     "Let the first `number` outputs alone take part in what is predicted and learned; None: all."
     net = self.network
+    if number is not None and whole_number("open_outputs", number, 1) > net.classes:
+        raise InputError(f"open_outputs = {number}: the network has {net.classes}.")
     closed = None if number is None else torch.arange(net.classes, device=self.theta.device) >= number
     if closed is None or net.closed is None: net.closed = closed
     else: net.closed.copy_(closed) # a recording reads it there
@@ -238,6 +252,9 @@ def check(self:Cohort,
     "Raise `InputError` unless the cohort can learn from these examples."
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         raise InputError(f"Images and labels are tensors, not {type(x).__name__} and {type(y).__name__}.")
+    if x.layout != torch.strided or x.requires_grad:
+        raise InputError("The images are " + ("numbers with a gradient: give images.detach()." if x.requires_grad
+                         else f"{x.layout}: give images.to_dense()."))
     _check_images(x, len(self.seeds), self.network, scaled)
     of_classes = self.loss is cross_entropy
     if of_classes and y.dtype != torch.int64: raise InputError(f"The labels are {y.dtype}; torch.int64 is needed.")
@@ -251,10 +268,12 @@ def check(self:Cohort,
         if tensor.device != self.theta.device:
             raise InputError(f"The {name} are on {tensor.device}, the cohort is on {self.theta.device}.")
     # labels on a GPU are not looked at: it would have to be waited for
-    known = y.device.type != "cpu" or not of_classes or (0 <= int(y.min()) and int(y.max()) < self.network.classes)
-    if not known:
-        raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {self.network.classes} outputs: "
-                         f"0 to {self.network.classes - 1}.")
+    if y.device.type != "cpu" or not of_classes: return
+    net = self.network
+    outputs = net.classes if net.closed is None else int((~net.closed).sum())
+    if not (0 <= int(y.min()) and int(y.max()) < outputs):
+        raise InputError(f"The labels go from {y.min()} to {y.max()}, but there are {outputs} outputs"
+                         f"{'' if net.closed is None else ' that are open'}: 0 to {outputs - 1}.")
 
 # %% ../nbs/12_cohorts.ipynb #3a9d99c3
 def _check_images(x, seeds, net, scaled):
@@ -288,7 +307,7 @@ def part(self:Cohort, k:slice)->Cohort:
 @patch
 def split(self:Cohort, most:int)->list[Cohort]:
     "The cohort in parts of at most `most` learners, about equal."
-    number = -(-len(self) // most)
+    number = -(-len(self) // whole_number("most", most, 1))
     pieces = torch.arange(len(self)).tensor_split(number)
     return [self.part(slice(int(k[0]), int(k[-1]) + 1)) for k in pieces]
 
@@ -320,6 +339,8 @@ def start_anew(self:Cohort)->None:
 @patch
 def module(self:Cohort, k:int)->nn.Module:
     "Learner `k` as a plain PyTorch module with a copy of its weights."
+    if not -len(self) <= k < len(self):
+        raise InputError(f"There is no learner {k}: the cohort has {len(self)}, 0 to {len(self) - 1}.")
     own = [{n: b[k] for n, b in its.items()} for its in self.buffers]
     return self.network.part([k]).module(self.theta[k], own)
 

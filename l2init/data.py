@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .internals.core import InputError, MissingData, Registry, short, unknown
+from .internals.core import InputError, MissingData, Registry, short, unknown, whole_number
 from .internals.random_numbers import integers, key, normal, permutation, uniform
 
 # %% ../nbs/00_data.ipynb #f5238745
@@ -42,6 +42,11 @@ class Dataset:
             raise InputError(f"Data set {self.name!r} has " + (
                 f"images of {channels} channels, but the scaling is of {n}." if channels else
                 "features, which are scaled as they are read; other scalings are of pixels."))
+        if len(self.std) != n or not all(0 < s < float("inf") for s in self.std):
+            raise InputError(f"Data set {self.name!r} has std = {self.std}: numbers above 0 are needed, one for "
+                             f"each of mean = {self.mean}.")
+        _check_examples(self, "", self.images, self.labels)
+        _check_examples(self, "test_", self.test_images, self.test_labels)
 
     def scale(self, images:Tensor)->Tensor: # float32, same shape
         "Bytes to floating point: `(images / 255 - mean) / std`, channel by channel. Features stay."
@@ -55,6 +60,19 @@ class Dataset:
         m, s = (torch.tensor(v, dtype=torch.float32, device=self.labels.device)[:, None, None]
                 for v in (self.mean, self.std))
         return 1 / (255 * s), m / s
+
+# %% ../nbs/00_data.ipynb #a2ea1287
+def _check_examples(data, part, x, y):
+    where = f"Data set {data.name!r}: {part}"
+    if len(x) != len(y): raise InputError(f"{where}images are {len(x)}, but {part}labels are {len(y)}.")
+    if isinstance(x, Tensor) and (x.dim(), x.dtype) not in ((4, torch.uint8), (2, torch.float32)):
+        raise InputError(f"{where}images are {x.dtype} of shape {tuple(x.shape)}; torch.uint8 of [N, C, H, W] are "
+                         "needed, or features, torch.float32 of [N, F].")
+    if isinstance(x, Tensor) and x.is_floating_point() and not x.isfinite().all():
+        raise InputError(f"{where}images have features that are not finite.")
+    if y.dtype != torch.int64 or len(y) and not (0 <= y.min() and y.max() < data.classes):
+        raise InputError(f"{where}labels are {y.dtype} from {y.min()} to {y.max()}; torch.int64 from 0 to "
+                         f"{data.classes - 1} are needed.")
 
 # %% ../nbs/00_data.ipynb #b96ca526
 datasets = Registry("data set", Callable)
@@ -86,9 +104,10 @@ def _without_size(name): # -> the path, and (height, width) or None
 def load_dataset(name:str, # one of `datasets`, or a path
                  root:str|Path|None=None, # as in `data_root`; a relative path begins there
                 )->Dataset:
-    """The data set `name`, loaded once per process.
+    """The data set `name`, loaded once per process; a file of your own anew when it was changed.
     Raises `InputError` if it is unknown, missing or damaged."""
-    if path := own_path(name, root): return _load_own(name, path)
+    if not isinstance(name, str): raise InputError(f"A data set is named by a word or a path, and not {short(name)}.")
+    if path := own_path(name, root): return _load_own(name, path, _stamp(path))
     return _load(name, data_root(root))
 
 # %% ../nbs/00_data.ipynb #f0a287d9
@@ -308,7 +327,8 @@ def synthetic_images(classes:int, # number of classes
                      each:int, # images of each class; one in seven is to test on
                     )->Dataset:
     "A synthetic stand-in for natural images with classes."
-    test = each // 7
+    test = whole_number("each", each, 1) // 7
+    whole_number("classes", classes, 1)
     parts = [(torch.arange(classes).repeat_interleave(n),
               (first + torch.arange(n)).repeat(classes))
              for first, n in ((0, each - test), (each - test, test))]
@@ -491,8 +511,11 @@ def _hugging_face(path:Path, size)->dict: # arrays, by name
     return arrays
 
 # %% ../nbs/00_data.ipynb #9998ae76
+def _stamp(path): # what tells a file from what it was
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
 @lru_cache
-def _load_own(name, path):
+def _load_own(name, path, stamp):
     size = _without_size(name)[1]
     try:
         if not path.exists():

@@ -24,6 +24,10 @@ def distance_from_init(theta:Tensor, theta0:Tensor)->Tensor: # [K, P] twice -> [
     return (theta - theta0).abs().mean(1)
 
 # %% ../nbs/11_metrics.ipynb #b7353393
+def _check_hidden(hidden):
+    if wrong := [tuple(h.shape) for h in hidden if h.dim() < 3]:
+        raise InputError(f"Activations are [learners, examples, units, …] for each layer, and not {wrong[0]}.")
+
 def _finite_only(share, hidden): # [K], activations; nan for learners some of whose activations are not finite
     finite = torch.stack([h.flatten(1).isfinite().all(1) for h in hidden]).all(0)
     return share.where(finite, torch.nan)
@@ -33,6 +37,7 @@ def dead_share(hidden:list[Tensor], # each [K, N, features] or [K, N, channels, 
               )->Tensor: # [K]; nan for a learner that has diverged
     """Share of hidden units (of a convolution: channels) whose activations are 0 on all
     N probe examples, and at all positions."""
+    _check_hidden(hidden)
     dead = [(h == 0).movedim(2, 1).flatten(2).all(2) for h in hidden]
     return _finite_only(torch.cat(dead, 1).float().mean(1), hidden)
 
@@ -42,6 +47,7 @@ def dormant_share(hidden:list[Tensor], # as for `dead_share`
                  )->Tensor: # [K]; nan for a learner that has diverged
     """Share of hidden units whose mean |activation| is at most `threshold` times
     their layer's mean (Sokar et al. 2023)."""
+    _check_hidden(hidden)
     sizes = [h.abs().movedim(2, 1).flatten(2).mean(2) for h in hidden]
     dormant = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
     return _finite_only(torch.cat(dormant, 1).float().mean(1), hidden)
@@ -50,6 +56,8 @@ def dormant_share(hidden:list[Tensor], # as for `dead_share`
 def singular_values(features:Tensor, # [K, N, F]
                    )->Tensor: # [K, F] float64, descending; nan if features are not finite
     "Singular values of each learner's features, exact to about 1e-8 of the largest."
+    if features.dim() != 3:
+        raise InputError(f"Features are [learners, examples, features], and not {tuple(features.shape)}.")
     finite = features.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     f = torch.where(finite, features, 0).double()
     values = torch.linalg.eigvalsh(f.mT @ f).clamp(min=0).sqrt().flip(-1)

@@ -19,11 +19,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
 from .methods import methods, place
 from .metrics import score_of
 from .internals.core import InputError, unknown
-from .results import configuration_columns, label, per_learner, run_columns, summary
+from .results import configuration_columns, hyper_columns, label, per_learner, run_columns, summary
 from .streams import streams
 
 # %% ../nbs/16_plots.ipynb #d02cb9b3
@@ -225,6 +226,7 @@ def bold(table:pd.DataFrame, # of numbers, or of text that begins with one
         )->str: # HTML
     """A table for a page: one row of heads, and the best of each column in bold. What is the
     same in all rows is said once, below."""
+    if best not in ("max", "min", ""): raise unknown("choice of the best", best, ["max", "min"])
     plain = [] if columns is None else [c for c in table if c not in columns]
     chosen = table.assign(**dict.fromkeys(plain, ""))
     lead = chosen.astype(str).apply(lambda c: pd.to_numeric(c.str.extract(r"^([-+]?[\d.]+)")[0]))
@@ -331,7 +333,8 @@ def sensitivity(frame:pd.DataFrame, # as from `l2init.results.load`
                )->Figure:
     """Total average online accuracy against a hyper-parameter with 95 % intervals, a panel for
     each stream, a line for each method; methods that do not have it are level lines."""
-    if x not in frame: raise unknown("hyper-parameter", x, frame.columns)
+    numbers = [c for c in hyper_columns(frame) if is_numeric_dtype(frame[c])]
+    if x not in numbers: raise unknown("hyper-parameter", x, numbers)
     drawn, values = _ordered(frame), _ordered(per_learner(frame))
     panels, titles = (list(values.panel.unique()),
                       {m: methods[m].title for m in values.method.unique()})
@@ -361,8 +364,10 @@ def means(frame:pd.DataFrame, # as from `l2init.results.load`
           metric:str|None=None, # a column of it; None: accuracy or squared error
          )->pd.DataFrame: # a row per task, from 1; a column for each stream and label
     "What `learning_curves` draws: the mean of a metric over seeds."
+    metric = metric or score_of(frame)
+    if metric not in frame: raise unknown("metric", metric, [c for c in frame if c in AXES])
     named = frame.assign(label=label(frame), task=frame.task + 1)
-    return named.pivot_table(index="task", columns=["stream", "label"], values=metric or score_of(frame))
+    return named.pivot_table(index="task", columns=["stream", "label"], values=metric)
 
 # %% ../nbs/16_plots.ipynb #ccd4780a
 def totals(frame:pd.DataFrame)->pd.Series: # for each stream and label

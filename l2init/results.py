@@ -147,6 +147,7 @@ def interval(values, # one per seed
             )->tuple[float, float]: # nan, nan for fewer than two values
     """The BCa bootstrap interval of the mean.
     The resamples are drawn from a fixed seed."""
+    if not 0 < level < 1: raise InputError(f"level = {level}: a share between 0 and 1 is needed, as .95.")
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all(): return np.nan, np.nan
     if np.ptp(values) == 0: return (float(values.mean()),) * 2
@@ -200,6 +201,8 @@ def differences(frame:pd.DataFrame, # as from `load`
     if wrong := [c for c in baseline if c not in frame]:
         raise unknown("column", wrong[0], frame.columns)
     values, keys = per_learner(frame), configuration_columns(frame)
+    if wrong := [c for c in baseline if c not in values]: raise unknown("column", wrong[0], keys)
+    _check_same_tasks(frame, keys)
     is_base = (values[list(baseline)] == pd.Series(baseline)).all(axis=1)
     paired_by = [c for c in [*run_columns(frame), "seed"] if c != "method"]
     base = values[is_base].set_index(paired_by).value
@@ -214,6 +217,16 @@ def differences(frame:pd.DataFrame, # as from `load`
         rows.append(dict(zip(keys, key), seeds=len(paired), difference=paired.mean(),
                          ci_low=low, ci_high=high))
     return pd.DataFrame(rows)
+
+# %% ../nbs/15_results.ipynb #b13ad9d6
+def _check_same_tasks(frame, keys): # of all learners on a stream
+    by = [*keys, "seed"]
+    tasks = frame[frame.counts].groupby(by, dropna=False).task.agg(lambda t: tuple(sorted(t))).reset_index()
+    for _, of in tasks.groupby([c for c in run_columns(frame) if c != "method"], dropna=False):
+        if of.task.nunique() < 2: continue
+        few, many = of.loc[of.task.map(len).idxmin()], of.loc[of.task.map(len).idxmax()]
+        raise InputError(f"Learners have other tasks that count: {few.method}, seed {few.seed}, has {len(few.task)}, "
+                         f"and {many.method}, seed {many.seed}, {len(many.task)}. Differences are of the same tasks.")
 
 # %% ../nbs/15_results.ipynb #b35af6a5
 def backward_transfer(frame:pd.DataFrame, # as from `load`, with forgetting recorded
@@ -251,8 +264,8 @@ def keep(frame:pd.DataFrame, # as from `load`
         )->list: # the two paths
     "Write the table of a study and its provenance."
     if not runs: raise InputError("There are no runs, so there is nothing to keep.")
-    name = runs[0].study
-    _check_same(Path(folder) / f"{name}.json", command)
+    name, folder = runs[0].study, Path(folder)
+    _check_same(folder / f"{name}.json", command)
     env = [json.loads((r.folder / "env.json").read_text()) for r in runs]
     own = {r.params["dataset"]: digest for r in runs for digest in r.data.values()} # data of the user's own
     provenance = dict(
@@ -296,6 +309,7 @@ def kept(study:str, # name
     try: frame, p = pd.read_parquet(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise InputError(f"The kept study {study} cannot be read; it is a table and a JSON file beside it. {e}") from e
+    if phase not in ("", "select", "evaluate"): raise unknown("phase", phase, ["select", "evaluate"])
     if "phase" in frame and phase: frame = frame[frame.phase == phase].drop(columns="phase").dropna(axis=1, how="all")
     seeds = sorted(frame.seed.unique())
     several = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1

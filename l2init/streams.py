@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import count, islice
+from numbers import Integral
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -20,7 +21,7 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from .internals.core import InputError, Options, Registry, checked
+from .internals.core import InputError, Options, Registry, checked, short, unknown, whole_number
 from .internals.random_numbers import integers, key, permutation, uniform
 from .data import CIFAR_SCALING, Dataset, load_dataset
 
@@ -80,7 +81,7 @@ class Stream(Options):
     def scaled(self, images:Tensor)->Tensor: # uint8 -> float32, same shape
         "Bytes to floating point, as the data set says."
         # and not by `data`, whose checks would be work in every block
-        return _on_device(self.dataset, self.root, images.device, self.scaling).scale(images)
+        return _on_device(load_dataset(self.dataset, self.root), images.device, self.scaling).scale(images)
 
     @property
     def outputs(self)->int:
@@ -141,8 +142,7 @@ def unlike_source(self:Stream)->list[str]:
 SCALINGS = dict(dataset={}, unit=dict(mean=(0.,), std=(1.,)), cifar10=CIFAR_SCALING[10])
 
 @lru_cache
-def _on_device(name, root, device, scaling="dataset")->Dataset:
-    data = load_dataset(name, root)
+def _on_device(data, device, scaling="dataset")->Dataset:
     return replace(data, **SCALINGS[scaling], **{k: getattr(data, k).to(device) for k in (
         "images", "labels", "test_images", "test_labels")})
 
@@ -150,11 +150,12 @@ def _on_device(name, root, device, scaling="dataset")->Dataset:
 @patch
 def data(self:Stream, device="cpu")->Dataset:
     "The stream's data set on `device`. Raises `InputError` if it is missing or too small."
-    available = len(load_dataset(self.dataset, self.root).images)
+    data = load_dataset(self.dataset, self.root)
+    available = len(data.images)
     if self.examples > available:
         raise InputError(f"A task of {self.examples} examples is larger than data set {self.dataset}, "
                          f"which has {available}.")
-    return _on_device(self.dataset, self.root, torch.device(device), self.scaling)
+    return _on_device(data, torch.device(device), self.scaling)
 
 # %% ../nbs/01_streams.ipynb #c0b355b1
 @patch
@@ -227,7 +228,10 @@ def _checked(self:Task, name):
 @patch
 def part(self:Task, seeds:Tensor)->Task:
     "The same task for some of its seeds. Examples that have been made are not made again."
-    rows = (self.seeds == seeds[:, None]).int().argmax(1)
+    same = self.seeds == (some := _seeds(seeds))[:, None]
+    if not some.is_cuda and not same.any(1).all():
+        raise InputError(f"The task is of seeds {short(self.seeds.tolist())}, not of {short(some.tolist())}.")
+    rows = same.int().argmax(1)
     task = Task(self.stream, self.index, self.seeds[rows])
     for name in {"examples", "before"} & self.__dict__.keys():
         task.__dict__[name] = tuple(t[rows] for t in self.__dict__[name])
@@ -287,6 +291,8 @@ def portions(self:Task, of:str="train", # or "test": the test examples
              size:int=100, # examples of a portion
             )->Iterator[tuple[Tensor, Tensor]]: # x [S, size, C, H, W], y [S, size]
     "The examples, scaled, in their order and a portion at a time."
+    if of not in ("train", "test"): raise unknown("part of a task", of, ["train", "test"])
+    whole_number("size", size, 1)
     x, y = self.examples if of == "train" else self._checked("test_examples")
     for xs, ys in zip(x.split(size, 1), y.split(size, 1)): yield self.scale(xs), ys
 
@@ -325,10 +331,18 @@ def task(self:Stream,
          seeds, # integers or an int64 tensor [S]
         )->Task:
     "Task `index` for `seeds`, without making any task before it."
-    if not 0 <= index < self.tasks:
+    if not (isinstance(index, Integral) and 0 <= index < self.tasks):
         raise InputError(f"Task {index} is not in the stream; "
                          f"it has tasks 0 to {self.tasks - 1}.")
-    return Task(self, index, torch.as_tensor(seeds, dtype=torch.int64))
+    return Task(self, index, _seeds(seeds))
+
+# %% ../nbs/01_streams.ipynb #6f23bf5e
+def _seeds(seeds)->Tensor: # int64, [S]
+    try: t = torch.as_tensor(seeds)
+    except (TypeError, ValueError, RuntimeError): t = torch.zeros(0)
+    kinds = torch.uint8, torch.int16, torch.int32, torch.int64
+    if t.dim() == 1 and len(t) and t.dtype in kinds and (t.is_cuda or t.min() >= 0): return t.to(torch.int64)
+    raise InputError(f"seeds = {short(seeds)}: a list of whole numbers is needed, at least 0.")
 
 # %% ../nbs/01_streams.ipynb #2a3f8300
 @patch
@@ -517,7 +531,7 @@ def classes_needed(self:ClassStream)->int:
 def data(self:ClassStream, device="cpu")->Dataset:
     """The stream's data set on `device`.
     Raises `InputError` if it is missing, or has too few classes or too few images of one."""
-    d, needed = (_on_device(self.dataset, self.root, torch.device(device), self.scaling),
+    d, needed = (_on_device(load_dataset(self.dataset, self.root), torch.device(device), self.scaling),
                  self.classes_needed())
     if needed > d.classes:
         raise InputError(f"{self.tasks} tasks need {needed} classes, but data set {self.dataset} has {d.classes}.")

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .cohorts import Cohort
-from .internals.core import InputError, Options, checked, write, write_text
+from .internals.core import InputError, Options, checked, short, whole_number, write, write_text
 from .internals.engines import ENGINES, Engine, engine
 from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, grama_share, readiness,
                             sample_plasticity, singular_values, srank,
@@ -89,6 +90,7 @@ def probe(self:Cohort,
           portion:int=2**15, # of learners × examples that are looked at together
          )->dict[str, Tensor]: # name -> [K]
     "The probes of `l2init.metrics` on a task's examples. Changes nothing."
+    if not isinstance(options, Probes): raise InputError(f"{short(options)} is not Probes(…).")
     self.check(x, y)
     found = []
     for theta, theta0, net, params, xs, ys in self._portions(x, y, portion):
@@ -180,6 +182,7 @@ def trial_plasticity(self:Cohort,
                      steps:int, # at most
                     )->Tensor: # [K]
     "The mean sample plasticity of single steps on the examples. The cohort stays as it is."
+    whole_number("batch", batch, 1), whole_number("steps", steps, 1)
     kept, done, found = {n: t.clone() for n, t in self.tensors().items()}, self.steps, []
     loss = lambda some: self.loss(self.network.forward(self.params, self.per_learner(x[:, some]))[0],
                                   self.per_learner(y[:, some]))[0]
@@ -287,6 +290,10 @@ def train(cohort:Cohort,
     learner, its seed and hyper-parameters, metrics, the task, and whether the stream's
     total counts it. Beside a checkpoint, the file `progress` says how far it is."""
     torch.set_flush_denormal(True)
+    if not isinstance(stream, Stream):
+        raise InputError(f"{short(stream)} is no stream: make it by stream(…).")
+    if not (isinstance(every, Real) and every >= 0):
+        raise InputError(f"every = {short(every)}: seconds are needed, at least 0.")
     options = checked(Probes, "probes", probes)
     check_stream(cohort, stream)
     check_probes(cohort, options)
