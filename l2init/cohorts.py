@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .internals.core import InputError, checked, moved, said, whole_number
 from .methods import Learner, methods
-from .modules import StackedModule
+from .modules import PaddingRows, StackedModule
 from .networks import Network, cross_entropy, losses, network
 from .optimizers import Descent, optimizer
 from .parts import MOMENTS, Stack, act, does
@@ -79,6 +79,7 @@ def _connect(self:Cohort):
     per_weight = any(p.per_weight for p in self.method.parts)
     self.descent = Descent(stack, self.optimizer, per_weight)
     own = [p(stack, its) for p, its in zip(self.method.parts, self._values())]
+    if self.network.padding: own.append(PaddingRows(stack, {}))
     self.parts = [self.descent, *own]
     self.at = {m: [p for p in self.parts if does(p, m)] for m in MOMENTS}
 

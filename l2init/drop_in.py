@@ -723,7 +723,7 @@ def _features(module): # what it gets, in a list
 
 # %% ../nbs/18_drop_in.ipynb #8f469f97
 def _of_units(found, saved):
-    hidden = [g.activations(saved).mT for g in found] # [1, examples × positions, units]
+    hidden = [g.activations(saved).mT for g in found if g.was_asked(saved)] # [1, examples × positions, units]
     shares = dict(dead_share=dead_share, dormant_share=dormant_share)
     return {n: f(hidden).item() if hidden else float("nan") for n, f in shares.items()}
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'ACTIVATIONS', 'kind_of_layer', 'module_weights', 'output_layer', 'StackedModule', 'KeyedDropout',
-           'with_keyed_dropout', 'attention_for_vmap', 'ModuleArchitecture', 'FromFactory', 'ResNet18', 'as_in_resnet',
-           'SmallViT']
+           'with_keyed_dropout', 'attention_for_vmap', 'PaddingRows', 'ModuleArchitecture', 'FromFactory', 'ResNet18',
+           'as_in_resnet', 'SmallViT']
 
 # %% ../nbs/10_modules.ipynb #068238f7
 import math
@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .internals.core import InputError, Options, said
 from .internals.random_numbers import bits, key, seed_torch, torch_put_back
 from .networks import Units, Weight, closed_off, kind_of, networks
+from .parts import Part
 from .regularizers import is_norm
 from .units import (call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
                           units)
@@ -46,8 +47,8 @@ def _kind(module, parameter): # of a parameter
 
 # %% ../nbs/10_modules.ipynb #6a0c58fa
 def _fan_in(module): # of the first weight that is a matrix
+    if dims := linear_dims(module): return module.weight.shape[dims[1]] # which may be made of others
     weights = [p for p in module.parameters(recurse=False) if p.dim() > 1]
-    if dims := linear_dims(module): return weights[0].shape[dims[1]]
     return math.prod(weights[0].shape[1:]) if weights else 0
 
 # %% ../nbs/10_modules.ipynb #ae6caecc
@@ -121,6 +122,7 @@ class StackedModule:
                 raise InputError(f"The parameter {name} is frozen. A cohort trains all parameters: "
                                  "make it a buffer, which is kept as it is.")
         self.weights, self.tied = module_weights(self.template), _tied(self.template)
+        self.padding = _without_padding(self.template, self.weights)
         if not self.weights: raise InputError("The module has no parameters, so there is nothing to train.")
         self.size = self.weights[-1].where.stop
         self.shapes = {w.name: w.shape for w in self.weights}
@@ -312,6 +314,36 @@ def backward(self:StackedModule,
                                 allow_unused=True, materialize_grads=True)
     for g, value in zip(_flat(grads, self.shapes).values(), found): g.copy_(value)
     if squares: self._squares(leaves, _flat(squares, self.shapes), saved["x"], dy)
+
+# %% ../nbs/10_modules.ipynb #cb4cee0d
+def _without_padding(template, weights)->list[slice]: # where the rows are that never learned
+    found = []
+    for w in weights:
+        m = template.get_submodule(w.owner)
+        if not isinstance(m, nn.Embedding) or m.padding_idx is None: continue
+        row = m.embedding_dim
+        found.append(slice(w.where.start + m.padding_idx * row, w.where.start + (m.padding_idx + 1) * row))
+    for m in template.modules():
+        if isinstance(m, nn.Embedding): m.padding_idx = None
+    return found
+
+# %% ../nbs/10_modules.ipynb #463e6b69
+class PaddingRows(Part):
+    "The rows of embeddings that stand for padding stay as they were drawn."
+    title, source, steady = "Padding rows", "torch.nn.Embedding", True
+
+    def gradient(self, theta, grad, step):
+        "None for these rows."
+        for rows in self.stack.network.padding: grad[:, rows] = 0
+
+    def after_step(self, seen, step):
+        "The rows as they were drawn."
+        for rows in self.stack.network.padding:
+            self.stack.theta[:, rows] = self.stack.theta0[:, rows]
+
+    def between_tasks(self, ended, following, step):
+        "As after a step."
+        self.after_step([], step)
 
 # %% ../nbs/10_modules.ipynb #b6f8abe0
 NUMBERS = 2**25 # gradients of single examples that are held at once

@@ -881,6 +881,7 @@ def stack(self:Network, modules:list[nn.Sequential])->Tensor: # [K, P]
 
 # %% ../nbs/02_networks.ipynb #ce9fa050
 Network.state = {} # what is kept of each learner beside its weights: nothing
+Network.padding = () # rows of embeddings that never learn: none
 
 @patch(as_prop=True)
 def loops(self:Network)->bool:

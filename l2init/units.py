@@ -125,7 +125,7 @@ class Group:
     seen: tuple[Seen, ...] # the activation
     read: tuple[Seen, ...] # what those that listen get, after pooling
     fans: tuple[tuple[int, int], ...] # of each producer, into a unit and out of its module
-    convolutions: tuple[bool, ...] = () # are the consumers convolutions?
+    kernels: tuple[float, ...] = () # how much of each consumer's kernel adds up in an output; 0: it has none
 
     def _views(self, params, places, name):
         return [p.view(params[p.module][name], self.units)
@@ -186,6 +186,11 @@ def examples(self:Group, saved:dict)->int:
     return saved[self.seen[0].key][0].shape[1]
 
 @patch
+def was_asked(self:Group, saved:dict)->bool:
+    "Has the pass had examples for it? An expert may have none."
+    return all(s.key in saved and all(t.numel() for t in saved[s.key]) for s in (*self.seen, *self.read))
+
+@patch
 def pooled(self:Group, saved:dict, network)->Tensor:
     "What the units give, as the modules that read it get it."
     return _read(self.read, saved, self.units)
@@ -206,7 +211,8 @@ def next_biases(self:Group, params:dict)->list[Tensor|None]:
 def per_target(self:Group, which:int, w:Tensor)->Tensor: # of `columns`, [K, n, …] -> [K, n, out]
     "Outgoing weights, summed for each of those that listen."
     if self.consumers[which].each > 1: w = w.sum(2)
-    return w.flatten(3).sum(3) if self.convolutions[which] else w
+    much = self.kernels[which]
+    return w.flatten(3).sum(3) * much if much else w
 
 # %% ../nbs/03_units.ipynb #1d4271ed
 @patch
@@ -550,7 +556,11 @@ def _group(model, calls, producers, consumers, normalizers, n):
     of = [model.get_submodule(p.module) for p in producers]
     return Group(producers[0].module, n, tuple(producers), tuple(consumers), tuple(normalizers),
                  _where_seen(model, calls, producers, read, n), read, tuple(_fans(m) for m in of),
-                 tuple(linear_dims(model.get_submodule(p.module)) is None for p in consumers))
+                 tuple(_of_kernel(model.get_submodule(p.module)) for p in consumers))
+
+def _of_kernel(module): # a transposed convolution spreads its kernel over as many outputs as its stride has
+    if linear_dims(module): return 0.
+    return 1 / math.prod(module.stride) if module.transposed else 1.
 
 # %% ../nbs/03_units.ipynb #7ee1d7d4
 def _leaves(output): # the tensors that a model gives, of floating-point numbers
@@ -722,7 +732,7 @@ class ModuleUnits:
         "Raise `InputError` unless it is of this model, or of one that is like it."
         own = _shapes(model)
         other = [n for n in {**self.shapes, **own} if self.shapes.get(n) != own.get(n)] if self.shapes else []
-        if not other: return
+        if not other: return self._check_places(model)
         raise InputError(f"The units are of another model: {other[0]} is {self.shapes.get(other[0], 'not there')} "
                          f"there, and {own.get(other[0], 'not there')} here.")
 
@@ -744,6 +754,17 @@ class ModuleUnits:
         return pd.DataFrame([{"units": g.units, "rows": names(g.producers), "norms": names(g.normalizers),
                               "columns": names(g.consumers), "seen": names(g.seen)} for g in self.groups])
 
+# %% ../nbs/03_units.ipynb #fa88befa
+@patch
+def _check_places(self:ModuleUnits, model): # are they there, once?
+    own, names = dict(model.named_modules()), [g.name for g in self]
+    if len({*names}) < len(names): raise InputError(f"units: a group is there twice, among {short(names)}.")
+    for g in self:
+        places = [*((p, "rows") for p in g.producers), *((p, "norms") for p in g.normalizers)]
+        beyond = [p.module for p, kind in places
+                  if p.module not in own or (n := _length(own[p.module], kind)) and p.end(g.units) > n]
+        if beyond: raise InputError(f"The units of {g.name!r} are of another model: {beyond[0]!r} is not like that here.")
+
 # %% ../nbs/03_units.ipynb #38e9f938
 def units(model:nn.Module,
           example, # a batch: a tensor, a tuple of arguments or a dictionary of named ones
@@ -763,6 +784,8 @@ def units(model:nn.Module,
         left_out |= _beside(model, example, calls, skip)
         left_out |= _of_other_kinds(model, calls, coupled, left_out)
     _check_skip(skip, groups, left_out)
+    for g in (unasked := _unasked(model, example, groups)): left_out[g.name] = NOT_REACHED
+    groups = [g for g in groups if g not in unasked]
     if groups: _check_finite(model, example)
     elsewhere = set()
     if groups and not _holds(model, example, groups, elsewhere):
@@ -772,6 +795,12 @@ def units(model:nn.Module,
     return ModuleUnits(_seen_as_read(groups, elsewhere), left_out, _shapes(model))
 
 def _shapes(model): return {n: tuple(p.shape) for n, p in model.named_parameters()}
+
+@torch.no_grad()
+def _unasked(model, example, groups): # those that the example has nothing for
+    with undisturbed(model), reading(model, groups) as saved: call(model, example)
+    return [g for g in groups if not g.was_asked(saved)]
+
 
 # %% ../nbs/03_units.ipynb #d2229b57
 def _check_finite(model, example):
@@ -853,6 +882,9 @@ def _understood(model, calls, names, items, n):
         for name, p in m._parameters.items(): ids.setdefault(id(p), []).append(f"{module}.{name}".lstrip("."))
     made = next((names[m] for m, *_ in items if m in names and _makes_its_weights(m)), None)
     if made is not None: raise _Unclear(f"the weights of {made!r} are made of others, as by weight_norm")
+    for m in {m for m, *_ in items if m in names and not (_is_normalizer(m) or _has_slopes(m))}:
+        others = [n for n in m._parameters if n not in ("weight", "bias") and not isinstance(m, nn.MultiheadAttention)]
+        if others: raise _Unclear(f"{names[m]!r} has parameters of its own, as {others[0]!r}, beside weight and bias")
     for name in _own(names, items):
         tied = ids[id(model.get_parameter(name))]
         if len(tied) > 1: raise _Unclear(f"the weight {tied[0]!r} is tied to {tied[1]!r}")

@@ -660,3 +660,72 @@ def test_a_measurement_between_pass_and_gradient_does_no_harm():
     loss = F.cross_entropy(model(X), Y)
     measure(model, X, Y)
     loss.backward()
+
+
+class Gained(nn.Linear):
+    def __init__(self, i, o): super().__init__(i, o); self.gain = nn.Parameter(torch.ones(o))
+    def forward(self, x): return super().forward(x) * self.gain
+
+
+def test_layers_with_parameters_beside_weight_and_bias_are_refused(): # a unit that is dead by its gain would stay so
+    for model in (nn.Sequential(Gained(6, 16), nn.ReLU(), nn.Linear(16, 4)), nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Gained(16, 4))):
+        with pytest.raises(InputError, match="has parameters of its own, as 'gain', beside weight and bias"): units(model, torch.randn(8, 6))
+
+
+@pytest.mark.parametrize("stride", (1, 2))
+def test_a_constant_unit_s_part_moves_into_the_bias_of_a_transposed_convolution(stride):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, stride, stride)).train(), torch.randn(9, 3, 8, 8)
+    opt = torch.optim.SGD(model.parameters(), lr=0.)
+    ContinualBackprop(model, opt, example=x, replacement_rate=.25, maturity=0, decay=0.)
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 1.
+        model[2].weight[:2] *= .01
+        before = model(x).mean((0, 2, 3))
+    model(x).sum().backward()
+    opt.step()
+    assert not torch.equal(model[0].weight[:2], torch.zeros(2, 3, 1, 1)) # renewed
+    assert torch.allclose(model(x).mean((0, 2, 3)), before, atol=1e-6)
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.route, self.experts = nn.Linear(6, 4), nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(4))
+    def forward(self, x):
+        out, chosen = torch.zeros(len(x), 3), self.route(x).argmax(1)
+        for i, expert in enumerate(self.experts):
+            at = (chosen == i).nonzero()[:, 0]
+            out = out.index_add(0, at, expert(x[at]))
+        return out
+
+
+def test_experts_that_a_batch_does_not_ask():
+    torch.manual_seed(0)
+    model, few = Experts(), torch.randn(2, 6)
+    found = units(model, torch.randn(64, 6))
+    assert len(found) == 4
+    of_few = units(model, few)
+    assert 0 < len(of_few) < 4 and {f"experts.{i}.0" for i in range(4)} == {*(g.name for g in of_few), *(n for n in of_few.left_out if n != "route")}
+    asked = [g for g in found if g.name in {g.name for g in of_few}]
+    assert measure(model, few, units=found)["dead_share"] == measure(model, few, units=asked)["dead_share"]
+    with pytest.raises(InputError, match="The example does not reach"): ReDo(model, torch.optim.Adam(model.parameters()), example=few, period=1, threshold=0.)
+
+
+def test_groups_of_another_model_are_refused():
+    wide, narrow = (nn.Sequential(nn.Linear(6, n), nn.ReLU(), nn.Linear(n, 3)) for n in (9, 8))
+    groups = units(wide, torch.randn(4, 6)).groups
+    with pytest.raises(InputError, match="are of another model: '0' is not like that here"): ReDo(narrow, torch.optim.Adam(narrow.parameters()), units=groups, period=1, threshold=0.)
+    with pytest.raises(InputError, match="a group is there twice"): ReDo(wide, torch.optim.Adam(wide.parameters()), units=groups * 2, period=1, threshold=0.)
+
+
+@pytest.mark.parametrize("made_of", (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.orthogonal))
+def test_linear_layers_whose_weight_is_made_of_others(made_of):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(made_of(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 6)
+    opt = torch.optim.Adam(model.parameters())
+    drop_in("shrink_perturb", model, opt, shrink=.01, noise=.01)
+    model(x).sum().backward()
+    opt.step()
+    with pytest.raises(InputError, match="the weights of '0' are made of others"): ReDo(model, opt, example=x, period=1, threshold=0.)

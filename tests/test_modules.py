@@ -379,3 +379,37 @@ def test_a_factory_that_gives_one_module_to_all_is_refused():
     one = nn.Linear(4, 3)
     with pytest.raises(InputError, match="same module each time"):
         Cohort(grid("plain", [0, 1], [.1]), (4,), 3, "plain", "sgd", "module", factory=lambda shape, classes: one)
+
+
+class Words(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.embed, self.first, self.head = nn.Embedding(10, 8, padding_idx=0), nn.Linear(8, 6), nn.Linear(6, classes)
+    def forward(self, ids): return self.head(F.relu(self.first(self.embed(ids.long().abs()).mean(1))))
+
+
+@pytest.mark.parametrize("optimizer", ("sgd", "adam"))
+def test_the_padding_row_of_an_embedding_stays_for_every_learner(optimizer):
+    cohort = Cohort(grid("plain", [0, 1], [1e-2]), (5,), 4, "plain", optimizer, "module", factory=lambda shape, classes: Words(classes), dtype=torch.float64)
+    nets, g = [cohort.module(k) for k in range(2)], torch.Generator().manual_seed(0)
+    opts = [dict(sgd=torch.optim.SGD, adam=torch.optim.Adam)[optimizer](n.parameters(), lr=1e-2) for n in nets]
+    for _ in range(20):
+        x, y = torch.randint(0, 4, (2, 6, 5), generator=g).double(), torch.randint(4, (2, 6), generator=g)
+        cohort.step(x, y)
+        for k, (net, opt) in enumerate(zip(nets, opts)):
+            opt.zero_grad()
+            F.cross_entropy(net(x[k]), y[k]).backward()
+            opt.step()
+    for k, net in enumerate(nets):
+        assert not cohort.module(k).embed.weight[0].any()
+        for a, b in zip(cohort.module(k).parameters(), net.parameters()): assert torch.allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ("l2", "shrink_perturb", "redo", "continual_backprop", "wasserstein", "full_reset"))
+def test_no_method_changes_a_padding_row(method):
+    cohort = Cohort(grid(method, [0, 1], [1e-2], **hyper_of(method)), (5,), 4, method, "sgd", "module", factory=lambda shape, classes: Words(classes))
+    before = cohort.theta.clone()
+    for i in range(12):
+        cohort.step(torch.randint(0, 4, (2, 6, 5)).float(), torch.randint(4, (2, 6)))
+        if i == 6: cohort.between_tasks(None, None)
+    assert all(not cohort.module(k).embed.weight[0].any() for k in range(2)) and not torch.equal(cohort.theta, before)
