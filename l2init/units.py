@@ -763,7 +763,8 @@ def _check_places(self:ModuleUnits, model): # are they there, once?
         places = [*((p, "rows") for p in g.producers), *((p, "norms") for p in g.normalizers)]
         beyond = [p.module for p, kind in places
                   if p.module not in own or (n := _length(own[p.module], kind)) and p.end(g.units) > n]
-        if beyond: raise InputError(f"The units of {g.name!r} are of another model: {beyond[0]!r} is not like that here.")
+        if not beyond: continue
+        raise InputError(f"The units of {g.name!r} are of another model: {beyond[0]!r} is not like that here.")
 
 # %% ../nbs/03_units.ipynb #38e9f938
 def units(model:nn.Module,
