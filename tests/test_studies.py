@@ -1,6 +1,8 @@
 """What the study files say: the paper's protocol in studies/paper, and everywhere options that reach the runs. Plans alone, without data."""
 import ast
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from processes import ROOT
 from test_bad_input import document
 from test_notebooks import cells
 
+from l2init.internals.runs import scales
 from l2init.methods import methods
 from l2init.training import Probes
 from l2init.networks import networks
@@ -265,3 +268,25 @@ def test_every_option_of_networks_optimizers_and_probes_reaches_the_runs(stream,
             p = planned_with(stream, of_optimizer={option: OF_OPTIMIZERS[option]}, optimizer=name).params
             assert p["optimizer_options"] == {**fields().model_dump(), option: OF_OPTIMIZERS[option]}
     for option, value in OF_PROBES.items(): assert planned_with(stream, probes={option: value}).params["probes"] == {**Probes().model_dump(), option: value}
+
+
+OLDER = {"full/permuted_mnist", "full/forgetting"} # kept before tables had a digest of the code
+
+KEPT = sorted(str(p.relative_to(ROOT / "results").with_suffix("")) for p in (ROOT / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_kept_table_is_of_its_study_as_it_is_now(name, tmp_path):
+    "What it says of itself, its scale and its runs."
+    kept, file = json.loads((ROOT / f"results/{name}.json").read_text()), ROOT / f"studies/{name}.toml"
+    study = tomllib.loads(file.read_text())
+    assert kept["study"] == name and kept["command"] == f"l2init run studies/{name}.toml" and kept["about"] == " ".join(study["about"].split())
+    assert bool(kept.get("code")) != (name in OLDER)
+    if name.startswith("howto/"): return # with a plugin beside it
+    said = lambda scales: {re.sub(r"\. [\d,]+ learners\.$", "", s) for s in scales}
+    assert said(scales(planned(file, tmp_path))) == said(kept["scale"])
+
+
+def test_small_tables_are_of_one_version_of_the_code():
+    "So that differences between them are none of versions."
+    assert len({tuple(json.loads((ROOT / f"results/{name}.json").read_text())["code"]) for name in KEPT if name.startswith("small/")}) == 1
