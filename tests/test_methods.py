@@ -48,7 +48,7 @@ ONCE = dict(zip(TINY, ("ewc", "shrink_perturb", "redo", "continual_backprop", "c
 @pytest.mark.parametrize("method, name", [pytest.param(m, n, marks=[] if ONCE[n] == m and n in ("permuted_mnist", "continual_imagenet") else pytest.mark.slow) for i, m in enumerate(methods) for n in TINY if ONCE[n] == m or (list(TINY)[i % len(TINY)] == n and m not in ONCE.values())])
 def test_every_method_and_stream_by_papermill(method, name, tmp_path):
     options, network = TINY[name]
-    params = dict(options, network=network, method=method, hyper=hyper_of(method), seeds=[0, 1], learning_rate=[1e-2], probes=dict(fresh=1), folder=str(tmp_path))
+    params = dict(options, network=network, method=method, hyper=hyper_of(method), seeds=[0, 1], learning_rate=[1e-2], probes=dict(fresh=1), folder=str(tmp_path), **({} if methods[method].suits("sgd") else dict(optimizer="adam")))
     papermill_to(ROOT / "nbs" / "experiments" / f"{name}.ipynb", tmp_path / "run.ipynb", params)
     assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == options["tasks"] * len(grid(method, [0, 1], [1e-2], **hyper_of(method)))
 
