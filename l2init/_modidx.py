@@ -1647,6 +1647,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                               'l2init.units._otherwise': ('units.html#_otherwise', 'l2init/units.py'),
                               'l2init.units._over_images': ('units.html#_over_images', 'l2init/units.py'),
                               'l2init.units._own': ('units.html#_own', 'l2init/units.py'),
+                              'l2init.units._parameters_of_no_layer': ('units.html#_parameters_of_no_layer', 'l2init/units.py'),
                               'l2init.units._place': ('units.html#_place', 'l2init/units.py'),
                               'l2init.units._placed': ('units.html#_placed', 'l2init/units.py'),
                               'l2init.units._read': ('units.html#_read', 'l2init/units.py'),

@@ -729,3 +729,15 @@ def test_linear_layers_whose_weight_is_made_of_others(made_of):
     model(x).sum().backward()
     opt.step()
     with pytest.raises(InputError, match="the weights of '0' are made of others"): ReDo(model, opt, example=x, period=1, threshold=0.)
+
+
+class Multiplied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, 8), nn.Linear(8, 10), nn.Parameter(torch.randn(10, 3))
+    def forward(self, x): return F.relu(self.b(F.relu(self.a(x)))) @ self.out
+
+
+def test_a_matrix_that_no_layer_has_is_named(): # b's units end at it
+    found = units(Multiplied(), torch.randn(8, 6))
+    assert [g.name for g in found] == ["a"] and "is a parameter of no layer; units that begin or end at it are not looked for" in found.left_out["out"]
