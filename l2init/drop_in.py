@@ -655,7 +655,9 @@ def load_state_dict(self:DropIn, state:dict)->None:
         name = ".".join(other[0]).lstrip(".")
         raise InputError(f"The state is of another model: {name} is of shape {its.get(other[0], 'nothing')} there, "
                          f"and of {own.get(other[0], 'nothing')} here.")
-    pairs = [(t, s[n]) for p, s in zip(self.parts, state["parts"], strict=True) for n, t in p.state.items()]
+    if len(state["parts"]) != len(self.parts):
+        raise InputError(f"The state is of {len(state['parts'])} parts, and {self.name} has {len(self.parts)}.")
+    pairs = [(t, s[n]) for p, s in zip(self.parts, state["parts"]) for n, t in p.state.items()]
     pairs.append((self.stack.theta0, state["theta0"]))
     for t, s in pairs: # before anything is changed
         if t.shape != s.shape:

@@ -602,8 +602,10 @@ def _pull_toward(self:Regularizer, anchor):
     for buffer, own in self.anchors.named_buffers():
         name = _name(buffer)
         if name not in values:
-            raise InputError(f"Parameter {name!r} is not in anchor. If it is new, as a head is, "
-                             "leave it out with skip=.")
+            near = next((n for n in values if str(n).endswith(f".{name}")), None) # of a model that was wrapped
+            raise InputError(f"Parameter {name!r} is not in anchor" + (
+                f", which has {near!r}: take {near.removesuffix(name)!r} off its names." if near else
+                ". If it is new, as a head is, leave it out with skip=."))
         if not isinstance(values[name], Tensor):
             raise InputError(f"Parameter {name!r} is a {type(values[name]).__name__} in anchor: a tensor is needed.")
         if values[name].shape != own.shape:

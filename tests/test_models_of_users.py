@@ -741,3 +741,15 @@ class Multiplied(nn.Module):
 def test_a_matrix_that_no_layer_has_is_named(): # b's units end at it
     found = units(Multiplied(), torch.randn(8, 6))
     assert [g.name for g in found] == ["a"] and "is a parameter of no layer; units that begin or end at it are not looked for" in found.left_out["out"]
+
+
+def test_an_anchor_of_a_model_that_was_wrapped():
+    model = nn.Sequential(nn.Linear(4, 3))
+    wrapped = {f"module.{n}": v for n, v in model.state_dict().items()}
+    with pytest.raises(InputError, match="'0.weight' is not in anchor, which has 'module.0.weight': take 'module.' off its names"): L2Init(model, 1., anchor=wrapped)
+
+
+def test_a_state_with_fewer_parts_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    handle = ReDo(model, torch.optim.Adam(model.parameters()), example=torch.randn(4, 6), period=1, threshold=0.)
+    with pytest.raises(InputError, match="The state is of 0 parts, and redo has 1"): handle.load_state_dict(handle.state_dict() | dict(parts=[]))
