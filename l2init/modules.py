@@ -122,7 +122,7 @@ class StackedModule:
                 raise InputError(f"The parameter {name} is frozen. A cohort trains all parameters: "
                                  "make it a buffer, which is kept as it is.")
         self.weights, self.tied = module_weights(self.template), _tied(self.template)
-        self.padding = _without_padding(self.template, self.weights)
+        self.padding = _padding_rows(self.template, self.weights)
         if not self.weights: raise InputError("The module has no parameters, so there is nothing to train.")
         self.size = self.weights[-1].where.stop
         self.shapes = {w.name: w.shape for w in self.weights}
@@ -316,15 +316,13 @@ def backward(self:StackedModule,
     if squares: self._squares(leaves, _flat(squares, self.shapes), saved["x"], dy)
 
 # %% ../nbs/10_modules.ipynb #cb4cee0d
-def _without_padding(template, weights)->list[slice]: # where the rows are that never learned
+def _padding_rows(template, weights)->list[slice]: # where they are among the parameters
     found = []
     for w in weights:
         m = template.get_submodule(w.owner)
         if not isinstance(m, nn.Embedding) or m.padding_idx is None: continue
         row = m.embedding_dim
         found.append(slice(w.where.start + m.padding_idx * row, w.where.start + (m.padding_idx + 1) * row))
-    for m in template.modules():
-        if isinstance(m, nn.Embedding): m.padding_idx = None
     return found
 
 # %% ../nbs/10_modules.ipynb #463e6b69

@@ -14,6 +14,7 @@ from l2init.internals import engines
 from l2init.internals.core import InputError
 from l2init.internals.random_numbers import key
 from l2init.methods import grid
+from l2init.modules import module_weights
 from l2init.networks import network
 from l2init.streams import stream
 from l2init.training import train
@@ -400,12 +401,14 @@ def test_the_padding_row_of_an_embedding_stays_for_every_learner(optimizer):
             opt.zero_grad()
             F.cross_entropy(net(x[k]), y[k]).backward()
             opt.step()
+    rows = cohort.network.padding[0]
+    assert rows == slice(0, 8) and not any(t[:, rows].any() for t in cohort.descent.state.values() if t.shape == cohort.theta.shape)
     for k, net in enumerate(nets):
         assert not cohort.module(k).embed.weight[0].any()
         for a, b in zip(cohort.module(k).parameters(), net.parameters()): assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", ("l2", "shrink_perturb", "redo", "continual_backprop", "wasserstein", "full_reset"))
+@pytest.mark.parametrize("method", ("l2", "shrink_perturb", "redo", "continual_backprop", "wasserstein", "full_reset", "upgd"))
 def test_no_method_changes_a_padding_row(method):
     cohort = Cohort(grid(method, [0, 1], [1e-2], **hyper_of(method)), (5,), 4, method, "sgd", "module", factory=lambda shape, classes: Words(classes))
     before = cohort.theta.clone()
@@ -413,3 +416,9 @@ def test_no_method_changes_a_padding_row(method):
         cohort.step(torch.randint(0, 4, (2, 6, 5)).float(), torch.randint(4, (2, 6)))
         if i == 6: cohort.between_tasks(None, None)
     assert all(not cohort.module(k).embed.weight[0].any() for k in range(2)) and not torch.equal(cohort.theta, before)
+
+
+def test_fan_in_of_linear_layers(): # also where the weight is made of others
+    made = nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))
+    assert [w.fan_in for m in (nn.Linear(6, 8), made) for w in module_weights(m) if w.kind == "bias"] == [6, 6]
+    assert module_weights(nn.Linear(6, 8))[0].fan_in == 6
