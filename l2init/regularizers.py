@@ -29,6 +29,7 @@ from .internals.core import InputError, Options, Registry, checked, said, short,
 from .internals.random_numbers import key, normal, seed_torch, torch_put_back
 from .networks import Network, cross_entropy, in_a_loop, layer_weights
 from .parts import Part, Stack, distributions_and_keys, per_learner, spared
+from .units import devices_of
 
 # %% ../nbs/05_regularizers.ipynb #d5a7086e
 class Strength(Options):
@@ -570,7 +571,7 @@ def _copy_of(model):
 # %% ../nbs/05_regularizers.ipynb #d968e7ab
 @patch
 def _redraw(self:L2InitResampled): # buffer's name -> its next values
-    devices = {p.device for p in self._twin[0].parameters()}
+    devices = devices_of(self._twin[0])
     with torch_put_back(devices):
         seed_torch(int(key(int(self.seed), "anchor", int(self.calls))) % 2**63, devices)
         self.draw(self._twin[0])
