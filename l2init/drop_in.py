@@ -17,12 +17,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .internals.core import InputError, Options, checked, said, short, unknown
+from .internals.core import InputError, Options, checked, said, short, unknown, whole_number
 from .internals.random_numbers import key
 from .methods import Seed, methods
-from .metrics import dead_share, dormant_share, effective_rank, singular_values, srank, stable_rank
+from .metrics import (dead_share, dormant_share, effective_rank, grama_share, kernel_rank, readiness,
+                            singular_values, srank, stable_rank)
 from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, act, does
@@ -247,8 +248,7 @@ def loss_gradient(self:ModuleStack, x, y:Tensor)->Tensor: # a batch as the model
 def squares(self:ModuleStack, x, y:Tensor)->Tensor: # as `loss_gradient`
     "The sum over examples of the squared gradient of each one's log-likelihood, of this rank."
     n, model = y.shape[1], self.network.model
-    has_examples = lambda t: isinstance(t, Tensor) and t.dim() and len(t) == n
-    one = lambda i: tree_map(lambda t: t[i:i + 1] if has_examples(t) else t, x)
+    one = lambda i: _some(x, n, slice(i, i + 1))
     with undisturbed(model), torch.no_grad():
         whole, first = (_logits(call(model, it)) for it in (x, one(0)))
     if len(whole) != n or len(first) != 1 or not torch.allclose(
@@ -447,7 +447,8 @@ def _check_copies(self:DropIn): # of weights, that an optimizer of somebody else
 def _hook(self:DropIn):
     Hooked._hook(self)
     m = self.model
-    if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(Hook(self._begin)))
+    begin = torch.compiler.disable(self._begin) if self._enters else self._begin # which would be compiled in each step
+    if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(Hook(begin)))
     found = self.stack.network.found if self.at["after_step"] else None
     places = [p for g in found or () for p in (*g.producers, *g.consumers, *g.normalizers)]
     self.renewed = [(p.module, w) for p in places for w in m.get_submodule(p.module).parameters(recurse=False)
@@ -457,15 +458,20 @@ def _hook(self:DropIn):
         def note(module, args, kwargs, output=None, key=s.key, own=sub):
             if module is own and self._wanted(): # not of a replica, which shares the hook
                 given = output if key[1] else first_tensor(args, kwargs)
-                if torch._C._functorch.is_functorch_wrapped_tensor(given): return # gradients by example
+                if _by_example(given): return
                 self.seen[key] = [given.detach()[None]]
         hook = sub.register_forward_hook if s.output else sub.register_forward_pre_hook
         self.hooks.append(hook(Hook(note), with_kwargs=True))
 
 @patch
 def _wanted(self:DropIn): # may something be done after the next step?
-    learning = self.model.training and torch.is_grad_enabled()
-    return learning and min(p.idle(self.steps) for p in self.at["after_step"]) == 1
+    if not self.model.training or not torch.is_grad_enabled(): return False
+    if torch.compiler.is_compiling(): return True # what depends on the number of steps would be compiled in each
+    return min(p.idle(self.steps) for p in self.at["after_step"]) == 1
+
+# %% ../nbs/18_drop_in.ipynb #2d5c5b71
+def _by_example(t): # is it of gradients by example, as torch.func makes them? A compiled model cannot ask
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 # %% ../nbs/18_drop_in.ipynb #958c92bb
 @patch
@@ -696,19 +702,27 @@ def measure(model:nn.Module,
             units:ModuleUnits|list|None=None, # what was found before, or by hand; [] for none
             skip:list[str]=(), # modules whose units are left out
             train:bool=False, # in training mode?
+           readiness:int=0, # mini-batches of the batch for optimization readiness; 0: none
+           kernel:int=0, # examples of the batch for the tangent kernel's rank; 0: none
            )->dict[str, float]:
     "Probes of a model on a batch. The model is as before afterwards."
     model = inner(model)
     check_there(model)
     if not isinstance(train, bool): raise InputError(f"train = {short(train)}: True or False is needed.")
     if not any(p.numel() for p in model.parameters()): raise InputError("The model has no parameters to be measured.")
+    if whole_number("readiness", readiness, 0) and not (isinstance(y, Tensor) and y.dim()):
+        raise InputError(f"readiness = {readiness} asks for gradients of the loss: give labels y, a tensor.")
+    whole_number("kernel", kernel, 0)
     found = _found(model, x, skip) if units is None else ModuleUnits.of(units)
     found.check(model)
     with undisturbed(model, train), torch.enable_grad():
         last = _last_linear(model, x)
         with reading(model, found) as saved, _features(last) as features: output = call(model, x)
         out = _of_units(found, saved) | _of_features(features) | _of_weights(model, anchors)
-        return out | (_of_loss(model, output, y, loss) if y is not None else {})
+        if y is not None: out |= _of_loss(model, [g for g in found if g.was_asked(saved)], output, y, loss)
+        if readiness: out |= _of_batches(model, x, y, loss, min(readiness, len(y)))
+        if kernel: out |= dict(kernel_rank=kernel_rank(_tangent_kernel(model, x, kernel)).item())
+        return out
 
 # %% ../nbs/18_drop_in.ipynb #f8eeb97b
 def _last_linear(model, x):
@@ -753,18 +767,68 @@ def _of_weights(model, anchors):
     return out | dict(distance_from_init=mean([t - a for t, a in pairs]))
 
 # %% ../nbs/18_drop_in.ipynb #355fea17
-def _of_loss(model, output, y, loss):
-    logits = _logits(output)
-    if loss is F.cross_entropy and isinstance(output, dict): logits = output.get("logits", output)
-    learns = [p for p in model.parameters() if p.requires_grad]
+def _of_loss(model, groups, output, y, loss):
+    value, grads = _loss_and_gradients(model, output, y, loss)
+    norm = sum(g.abs().double().square().sum() for g in grads.values()) ** .5
+    out = dict(loss=value, gradient_norm=float(norm) if grads else float("nan"))
+    return out | _grama(model, groups, grads) | _right(_given_to(loss, output), y, loss)
+
+def _loss_and_gradients(model, output, y, loss): # the loss, and name -> gradient of each parameter that learns
+    logits, learns = _given_to(loss, output), {n: p for n, p in model.named_parameters() if p.requires_grad}
     try:
         value = _number(loss(logits, y))
-        grads = torch.autograd.grad(value, learns, allow_unused=True) if learns else []
+        grads = _gradients(value, list(learns.values()))
     except (TypeError, AttributeError, ValueError, RuntimeError, LookupError, AssertionError) as e:
         raise InputError(f"The loss cannot be computed: {said(e)}. The model gives {_what(logits)}, and y is "
                          f"{_what(y)}; loss= is a function of both.") from e
-    norm = sum(g.abs().double().square().sum() for g in grads if g is not None) ** .5
-    return dict(loss=value.item(), gradient_norm=float(norm) if learns else float("nan")) | _right(logits, y, loss)
+    return value.item(), dict(zip(learns, grads))
+
+def _gradients(value, learns): # of a number
+    if not learns: return []
+    grads = torch.autograd.grad(value, learns, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return [g.to_dense() if g.is_sparse else g for g in grads]
+
+def _given_to(loss, output):
+    return _by_name(output) if loss is F.cross_entropy else _logits(output)
+
+def _by_name(output): # the logits
+    return output.get("logits", output) if isinstance(output, dict) else _logits(output)
+
+# %% ../nbs/18_drop_in.ipynb #4e80c4c8
+def _grama(model, groups, grads):
+    params = {}
+    for (module, _, name), g in ((n.rpartition("."), g) for n, g in grads.items()):
+        params.setdefault(module, {})[name] = g.abs().float()[None]
+    known = [g for g in groups if all("weight" in params.get(p.module, {}) for p in g.producers)]
+    share = grama_share([g.incoming(params) for g in known]).item() if known else float("nan")
+    return dict(grama_share=share)
+
+# %% ../nbs/18_drop_in.ipynb #50e72336
+def _some(x, n, which:slice): # of n examples that a model is given
+    return tree_map(lambda t: t[which] if isinstance(t, Tensor) and t.dim() and len(t) == n else t, x)
+
+def _side_by_side(grads): # as real numbers, [1, P]; nan without any
+    real = [(torch.view_as_real(g) if g.is_complex() else g).flatten().float() for g in grads]
+    return torch.cat(real)[None] if real else torch.full((1, 1), torch.nan)
+
+def _of_batches(model, x, y, loss, batches):
+    n = len(y)
+    size = n // batches
+    def gradient(some):
+        grads = _loss_and_gradients(model, call(model, _some(x, n, some)), y[some], loss)[1]
+        return _side_by_side(grads.values())
+    square, share = readiness(gradient(slice(i, i + size)) for i in range(0, size * batches, size))
+    return dict(mean_gradient_square=square.item(), readiness=share.item())
+
+def _tangent_kernel(model, x, examples): # [1, n, n]
+    n = len(next(t for t in tree_leaves(x) if isinstance(t, Tensor)))
+    given = [_by_name(call(model, _some(x, n, slice(i, i + 1)))) for i in range(min(examples, n))]
+    if not isinstance(given[0], Tensor):
+        raise InputError(f"kernel = {examples}: the model gives {_what(given[0])}, and a tensor of outputs is needed.")
+    learns = [p for p in model.parameters() if p.requires_grad]
+    rows = (torch.cat([_side_by_side(_gradients(number, learns)) for number in of])
+            for of in zip(*(t.flatten() for t in given), strict=True))
+    return sum(r @ r.mT for r in rows)[None]
 
 # %% ../nbs/18_drop_in.ipynb #cb80d562
 def _what(it):

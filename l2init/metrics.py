@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['weight_magnitude', 'distance_from_init', 'dead_share', 'dormant_share', 'singular_values', 'srank', 'stable_rank',
-           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share', 'steps_to_reach', 'score_of']
+           'effective_rank', 'sample_plasticity', 'readiness', 'grama_share', 'kernel_rank', 'steps_to_reach',
+           'score_of']
 
 # %% ../nbs/11_metrics.ipynb #7e8e4ce6
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -98,11 +101,16 @@ def sample_plasticity(before:Tensor, # losses, of any shape
     return (1 - after / before.clamp(min=eps)).clamp(min=0)
 
 # %% ../nbs/11_metrics.ipynb #d584606a
-def readiness(gradients:Tensor, # [K, batches, P]
+def readiness(gradients:Iterable[Tensor], # [K, P] of each mini-batch
              )->tuple[Tensor, Tensor]: # [K] twice
     "The squared norm of the mean gradient, and its share of the gradients' mean squared norm."
-    square = gradients.mean(1).square().sum(1)
-    return square, square / gradients.square().sum(2).mean(1)
+    number, total, squares = 0, 0, 0
+    for g in gradients:
+        number += 1
+        total = total + g
+        squares = squares + g.square().sum(1)
+    square = (total / number).square().sum(1)
+    return square, square / (squares / number)
 
 # %% ../nbs/11_metrics.ipynb #cdc11d41
 def grama_share(gradients:list[Tensor], # of each hidden layer's incoming weights, [K, units, …]
@@ -112,6 +120,15 @@ def grama_share(gradients:list[Tensor], # of each hidden layer's incoming weight
     sizes = [g.abs().flatten(2).mean(2) for g in gradients]
     stuck = [s <= threshold * s.mean(1, keepdim=True) for s in sizes]
     return _finite_only(torch.cat(stuck, 1).float().mean(1), gradients)
+
+# %% ../nbs/11_metrics.ipynb #a17dc9d7
+def kernel_rank(kernel:Tensor, # of examples, [K, n, n]: products of their outputs' gradients
+               )->Tensor: # [K]; nan for a learner that has diverged
+    "The rank of a tangent kernel, counted as `srank` does of its eigenvalues."
+    finite = kernel.isfinite().flatten(1).all(1)
+    known = torch.where(finite[:, None, None], kernel, 0).double()
+    values = torch.linalg.eigvalsh(known).clamp(min=0).flip(-1)
+    return torch.where(finite, srank(values), torch.nan)
 
 # %% ../nbs/11_metrics.ipynb #1b22ba12
 def steps_to_reach(course:Tensor, # online accuracy of each step, [K, steps]

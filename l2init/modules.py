@@ -9,7 +9,7 @@ __all__ = ['NUMBERS', 'ACTIVATIONS', 'kind_of_layer', 'module_weights', 'output_
 
 # %% ../nbs/10_modules.ipynb #068238f7
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from itertools import accumulate
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call, vjp, vmap
+from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .internals.core import InputError, Options, said
@@ -358,6 +358,20 @@ def _squares(self:StackedModule, leaves, squares, x, dy):
     for xs, dys in zip(x.split(some, 1), dy.split(some, 1)):
         for n, g in each(params, self.state, xs, dys).items(): squares[n] += g.square().sum(1)
 
+# %% ../nbs/10_modules.ipynb #14cc06d9
+@patch
+def output_gradients(self:StackedModule,
+                     params:dict, # from `views`
+                     x:Tensor, # [K, n, …]
+                    )->Iterator[Tensor]: # [K, n, P] for each output
+    "The gradients of the outputs, for each example."
+    if self.template.training: self.template.eval()
+    own = _flat(params, self.shapes)
+    for output in range(self.classes):
+        one = grad(lambda p, b, x: self._called(p, b, x[None])[0, output])
+        each = attention_for_vmap()(vmap(vmap(one, (None, None, 0))))
+        yield torch.cat([g.flatten(2) for g in each(own, self.state, x).values()], 2)
+
 # %% ../nbs/10_modules.ipynb #bbf09032
 @patch
 def step_memory(self:StackedModule,
@@ -447,8 +461,7 @@ def hidden_layers(self:StackedModule)->list:
         found = units(self.template, example)
         if not found.groups:
             why = "; ".join(f"{name!r}: {reason}" for name, reason in found.left_out.items())
-            raise InputError("The method renews units, but the network has no hidden ones. "
-                             f"Left out: {why or 'nothing'}.")
+            raise InputError(f"Hidden units are asked for, but the network has none. Left out: {why or 'nothing'}.")
         self.found, self.distributions = list(found), initial_distributions(self.template)
     return self.found
 

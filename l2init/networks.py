@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import count
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -737,6 +737,23 @@ def backward(self:Network,
             dy = dy.dense()
         if squares: self.layers[i].squares(squares[i], saved[i], dy)
         dy = self.layers[i].backward(params[i], grads[i], saved[i], dy, need_dx=i > first)
+
+# %% ../nbs/02_networks.ipynb #2ac41f27
+@patch
+def output_gradients(self:Network,
+                     params:list[dict], # from `views`
+                     x:Tensor, # [K, n, …]
+                    )->Iterator[Tensor]: # [K, n, P] for each output
+    "The gradients of the outputs, for each example."
+    K, n = x.shape[:2]
+    each = [{name: v[:, None].expand(K, n, *v.shape[1:]).flatten(0, 1).clone() for name, v in p.items()}
+            for p in params]
+    for output in range(self.classes):
+        logits, saved = self.forward(each, x.flatten(0, 1)[:, None])
+        one, grad = torch.zeros_like(logits), logits.new_zeros(K * n, self.size)
+        one[..., output] = 1
+        self.backward(each, self.views(grad), saved, one)
+        yield grad.view(K, n, -1)
 
 # %% ../nbs/02_networks.ipynb #289fc829
 @patch

@@ -138,6 +138,11 @@ def rows(self:Group, params:dict)->list[Tensor]:
     return self._views(params, self.producers, "weight")
 
 @patch
+def incoming(self:Group, params:dict)->Tensor:
+    "As `rows`, those of all that make the units side by side: [K, units, numbers]."
+    return torch.cat([w.flatten(2) for w in self.rows(params)], 2)
+
+@patch
 def columns(self:Group, params:dict)->list[Tensor]:
     "The outgoing weights of the units: views [K, units, …], of the units that `spans` says."
     return self._views(params, self.consumers, "weight")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import hyper_of
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.vision_transformer import VisionTransformer
@@ -17,7 +18,9 @@ from l2init.cohorts import Cohort
 from l2init.drop_in import ContinualBackprop, OwnTask, ReDo, ShrinkPerturb, drop_in, measure
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
+from l2init.metrics import srank
 from l2init.regularizers import L2Init
+from l2init.training import Probes
 from l2init.units import WITHOUT_END, by_hand, reading, tensors_of, units
 
 NETWORKS = dict(mlp=dict(hidden=[12, 9]), cnn=dict(channels=[4], kernels=[3], hidden=[8]), normed=dict(hidden=[12, 9], layer_norm=True))
@@ -659,11 +662,84 @@ def test_outputs_of_all_kinds_are_measured():
     with pytest.raises(InputError, match="a single number is needed"): measure(small()[0], x, y, loss=lambda o, y: F.cross_entropy(o, y, reduction="none"))
 
 
+@pytest.mark.parametrize("name, options", [("mlp", dict(hidden=[12, 9])), ("cnn", dict(channels=[4], kernels=[3], hidden=[8])), ("mlp", dict(hidden=[12], layer_norm=True)),
+                                           ("resnet18", dict(width=2)), ("resnet18", dict(width=2, norm="batch")), ("vit_small", dict(layers=1, heads=2, width=8, hidden=12))])
+def test_measure_says_what_the_probes_of_a_cohort_say(name, options):
+    cohort = Cohort(grid("plain", [5], [1e-2]), (1, 8, 8), 3, "plain", "sgd", name, dtype=torch.float64, **options)
+    for x, y in batches(20): cohort.step(x[None], y[None])
+    x, y = batches(1)[0]
+    its = cohort.probe(x[None], y[None], Probes(readiness=3, grama=True, kernel=4))
+    mine = measure(cohort.module(0), x, y, readiness=3, kernel=4) | dict(end_accuracy=measure(cohort.module(0), x, y)["accuracy"])
+    other = {"distance_from_init"} # for which measure wants anchors
+    if name in ("resnet18", "vit_small"): other |= {"dead_share", "dormant_share"} # of layers there, of groups of units here
+    assert its.keys() - other <= mine.keys() and {"readiness", "mean_gradient_square", "kernel_rank", "grama_share"} <= mine.keys()
+    for n in its.keys() - other: assert mine[n] == pytest.approx(its[n].item(), rel=1e-6, abs=1e-9), n
+
+
+class Named(nn.Module):
+    def __init__(self): super().__init__(); self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    def forward(self, x, scale, mask=None): return dict(logits=self.net(x) * scale)
+
+
+class Bag(nn.Module):
+    def __init__(self): super().__init__(); self.words, self.net = nn.Embedding(9, 4, sparse=True), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    def forward(self, x): return self.net(self.words(x).mean(1))
+
+
+class Complex(nn.Module):
+    def __init__(self): super().__init__(); self.w, self.net = nn.Parameter(torch.randn(6, 6, dtype=torch.complex64)), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    def forward(self, x): return self.net((x.to(self.w) @ self.w).abs())
+
+
+@pytest.mark.parametrize("make, x", ((Named, dict(x=torch.randn(7, 6), scale=torch.tensor(2.))), (Named, (torch.randn(7, 6), 2.)), (Bag, torch.randint(9, (7, 5))), (Complex, torch.randn(7, 6))))
+def test_newer_probes_of_models_as_users_have_them(make, x):
+    torch.manual_seed(0)
+    model, y = make(), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    found = measure(model, x, y, readiness=3, kernel=4)
+    logits = lambda x: out["logits"] if isinstance(out := model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x), dict) else out
+    def flat(value): return torch.cat([torch.view_as_real(g.to_dense() + 0j).flatten() for g in torch.autograd.grad(value, list(model.parameters()), retain_graph=True)])
+    of = lambda i: flat(F.cross_entropy(logits(x)[i], y[i]))
+    three = torch.stack([of(slice(i, i + 2)) for i in (0, 2, 4)])
+    assert found["mean_gradient_square"] == pytest.approx(three.mean(0).square().sum().item(), rel=1e-4)
+    assert found["readiness"] == pytest.approx((three.mean(0).square().sum() / three.square().sum(1).mean()).item(), rel=1e-4)
+    out = logits(x)
+    rows = torch.stack([torch.stack([flat(out[i, c]) for i in range(4)]) for c in range(3)])
+    assert found["kernel_rank"] == srank(torch.linalg.eigvalsh((rows @ rows.mT).sum(0).double()).clamp(min=0).flip(-1)[None])
+    weight = torch.autograd.grad(F.cross_entropy(out, y), model.net[0].weight)[0].abs().mean(1)
+    assert found["grama_share"] == pytest.approx((weight <= .01 * weight.mean()).float().mean().item())
+
+
 def test_what_is_frozen_is_measured():
     model, x, y = small()
-    before = measure(model, x, y)
-    assert measure(model.requires_grad_(False), x, y) == before | dict(gradient_norm=pytest.approx(float("nan"), nan_ok=True))
+    before = measure(model, x, y, readiness=2, kernel=2)
+    of_gradients = dict.fromkeys(("gradient_norm", "grama_share", "readiness", "mean_gradient_square", "kernel_rank"), pytest.approx(float("nan"), nan_ok=True))
+    assert measure(model.requires_grad_(False), x, y, readiness=2, kernel=2) == before | of_gradients
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_stuck_units_of_what_learns_alone():
+    model, x, y = small()
+    found = units(model, x)
+    assert [g.name for g in found] == ["0", "2"]
+    alone = measure(model, x, y, units=[found.groups[1]])["grama_share"]
+    model[0].requires_grad_(False)
+    assert measure(model, x, y)["grama_share"] == alone
+
+
+RENEWING = dict(redo=dict(period=3, threshold=.1), waiting=dict(period=3, threshold=.1, renewed="before_next_step"), snr=dict(update_every=1), cpr=dict(period=3),
+                continual_backprop=dict(replacement_rate=.1, maturity=2), regrama=dict(period=3, threshold=.1), upgd=dict(noise=.1), weight_clipping=dict(bound=1.))
+
+
+@pytest.mark.parametrize("name", RENEWING)
+def test_a_model_is_compiled_once(name):
+    torch._dynamo.reset()
+    model, x, y = small()
+    opt, counted = torch.optim.SGD(model.parameters(), lr=.1), CompileCounter()
+    handle = drop_in(name.replace("waiting", "redo"), model, opt, example=x, **RENEWING[name])
+    compiled = torch.compile(model, backend=counted, fullgraph=name != "waiting") # which has to act before a pass
+    for _ in range(12):
+        one_step(compiled, opt, x, y)
+    assert handle.steps == 12 and counted.frame_count == 1
 
 
 @pytest.mark.parametrize("in_place", (True, False))

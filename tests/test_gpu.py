@@ -277,7 +277,8 @@ def test_a_step_in_a_graph_pulls_and_a_method_that_decides_refuses_it():
 def test_measured_on_a_gpu_as_on_a_cpu():
     model, x, y = made("redo")[0], torch.randn(64, 1, 8, 8, device="cuda", dtype=torch.float64), torch.randint(3, (64,), device="cuda")
     before, state = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
-    gpu, cpu = measure(model, x, y), measure(copy.deepcopy(model).cpu(), x.cpu(), y.cpu())
+    more = dict(readiness=4, kernel=5)
+    gpu, cpu = measure(model, x, y, **more), measure(copy.deepcopy(model).cpu(), x.cpu(), y.cpu(), **more)
     assert gpu.keys() == cpu.keys() and len(gpu) > 5
     assert all(abs(gpu[n] - cpu[n]) <= 1e-6 * max(1, abs(cpu[n])) for n in gpu), (gpu, cpu)
     assert torch.equal(torch.cuda.get_rng_state(), state) and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())

@@ -14,10 +14,12 @@ from l2init.internals import engines
 from l2init.internals.core import InputError
 from l2init.internals.random_numbers import key
 from l2init.methods import grid
+from l2init.metrics import srank
 from l2init.modules import module_weights
 from l2init.networks import network
 from l2init.streams import stream
-from l2init.training import train
+from l2init.training import Probes, train
+from l2init.units import units
 
 RESNET = dict(network_name="resnet18", width=2)
 NETWORKS = dict(group=dict(RESNET), batch=dict(RESNET, norm="batch"),
@@ -111,8 +113,8 @@ def test_an_mlp_as_a_module_is_the_package_s_own():
         for a, b in zip(own.step(x, y), other.step(x, y)): torch.testing.assert_close(a, b, check_dtype=False)
     after = [torch.cat([p.detach().flatten() for p in own.module(k).parameters()]) for k in range(len(own))]
     assert torch.allclose(torch.stack(after), other.theta, rtol=0, atol=1e-10)
-    mine, its = (c.probe(*batches()[0]) for c in (own, other))
-    assert mine.keys() == its.keys()
+    mine, its = (c.probe(*batches()[0], Probes(readiness=2, grama=True, kernel=3)) for c in (own, other))
+    assert mine.keys() == its.keys() and {"grama_share", "kernel_rank", "readiness"} <= mine.keys()
     for name in mine: torch.testing.assert_close(mine[name], its[name], rtol=1e-6, atol=1e-6) # ranks are as exact as singular values
 
 
@@ -191,7 +193,7 @@ def test_a_learner_does_with_others_what_it_does_alone(name, method):
 def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch):
     s, place = small_stream(), tmp_path / "checkpoint.pt"
     new = lambda: cohort_of(name, "ewc", dtype=torch.float32, shape=(1, 28, 28))
-    probes = dict(progress=False, fresh=1, forgetting=True)
+    probes = dict(progress=False, fresh=1, forgetting=True, grama=True, kernel=3)
     expected = train(new(), s, **probes)
     class Killed(Exception): pass
     first, c = s.task, new()
@@ -240,12 +242,31 @@ def test_what_probes_see():
     torch.testing.assert_close(net[:-1](x[0]), features[0])
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_newer_probes_are_those_of_plain_modules(name):
+    cohort, (x, y) = cohort_of(name, "plain"), batches()[0]
+    for b in batches(): cohort.step(*b)
+    found = cohort.probe(x, y, Probes(grama=True, kernel=3))
+    for k in range(len(cohort)):
+        net, own = cohort.module(k).eval(), x[cohort.row[k]]
+        parameters = list(net.parameters())
+        outputs = [[torch.autograd.grad(net(own[i:i + 1])[0, c], parameters) for i in range(3)] for c in range(10)]
+        rows = torch.tensor([[torch.cat([g.flatten() for g in grads]).tolist() for grads in of] for of in outputs])
+        assert found["kernel_rank"][k] == srank(torch.linalg.eigvalsh((rows @ rows.mT).sum(0).double()).flip(-1)[None])
+        F.cross_entropy(net(own), y[cohort.row[k]]).backward()
+        gradients, stuck = {n: p.grad[None] for n, p in net.named_parameters()}, []
+        for group in units(net, own):
+            size = torch.cat([p.view(gradients[f"{p.module}.weight"], group.units).flatten(2) for p in group.producers], 2).abs().mean(2)[0]
+            stuck.append(size <= .01 * size.mean())
+        assert found["grama_share"][k] == torch.cat(stuck).float().mean()
+
+
 def test_a_measurement_changes_nothing():
     cohort = cohort_of("batch", "plain")
     cohort.step(*batches()[0])
     before = {n: t.clone() for n, t in cohort.tensors().items()}
     random = torch.random.get_rng_state()
-    cohort.probe(*batches()[0]), cohort.accuracy(*batches()[0])
+    cohort.probe(*batches()[0], Probes(readiness=2, grama=True, kernel=3)), cohort.accuracy(*batches()[0])
     assert all(torch.equal(t, before[n]) for n, t in cohort.tensors().items())
     assert torch.equal(random, torch.random.get_rng_state())
     cohort.step(*batches()[1])
@@ -356,7 +377,7 @@ def test_a_network_without_a_linear_layer(method):
 @pytest.mark.parametrize("name, options", (("module", dict(factory=lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(64, classes)))), ("mlp", dict(hidden=[]))))
 def test_a_method_for_units_wants_some_at_once(method, name, options):
     learners = grid(method, [0], [1e-2], **{n: v[:1] for n, v in hyper_of(method).items()})
-    with pytest.raises(InputError, match="units, but the network has n"): Cohort(learners, (1, 8, 8), 3, method, "adam", name, **options)
+    with pytest.raises(InputError, match="units.*, but the network has none"): Cohort(learners, (1, 8, 8), 3, method, "adam", name, **options)
 
 
 class DropsTwice(nn.Module): # with one layer, as many do
