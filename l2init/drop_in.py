@@ -7,6 +7,7 @@ __all__ = ['OTHER_STARTS', 'ModuleNetwork', 'ModuleStack', 'OwnTask', 'DropIn', 
            'ShrinkPerturb', 'measure']
 
 # %% ../nbs/18_drop_in.ipynb #c53f8d4a
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -121,6 +122,7 @@ class ModuleStack:
     row, in_loops = None, False
     def __init__(self, network:ModuleNetwork, optimizer:torch.optim.Optimizer, seed:int):
         self.network, self.optimizer, self._flat = network, optimizer, None
+        self.waiting = set() # names of the groups that had no part in the last pass
         self.own = [network.parameter(w) for w in network.weights]
         owners = [network.model.get_submodule(w.owner) for w in network.weights]
         self.padding = [getattr(m, "padding_idx", None) for m in owners] # the row that an embedding never learns
@@ -136,6 +138,10 @@ class ModuleStack:
         pairs = zip(self.network.weights, self.own if tensors is None else tensors)
         flat = torch.cat([(t.detach().mT if w.turned else t.detach()).reshape(-1) for w, t in pairs])[None]
         return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+    def took_part(self, group)->bool:
+        "Had its units a part in the last pass?"
+        return group.name not in self.waiting
 
     @property
     def lr(self)->Tensor: # [1, P]
@@ -366,7 +372,8 @@ class DropIn(Hooked):
         network = ModuleNetwork(self.model, learns, example, skip, units)
         self.stack = ModuleStack(network, self.optimizer, checked(_Drawn, method, dict(seed=seed)).seed)
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
-        self._begun = self._ready = self._looked = False
+        self._told = set() # names of groups whose waiting was told
+        self._begun = self._ready = self._looked = self._due = False
         self._start = self._grad = None
         self._enters = "before_next_step" in values.values()
         self.stack._flat = self.stack.theta0.clone() # of all ranks
@@ -528,7 +535,7 @@ def _prepare(self:DropIn, anew=False): # gradients are there, by a closure anew
     if self._enters and not self._begun:
         raise InputError("The optimizer takes a step, but the model was not called before in training mode with "
                          "gradients, when units that wait are renewed: call model(x), and no function of it.")
-    self._ready, stack = True, self.stack
+    self._ready, stack, self._due = True, self.stack, self._wanted_now()
     if not self.at["gradient"] and not self.at["direction"]: return
     scale = getattr(self.optimizer, "grad_scale", None)
     scale = 1. if scale is None else scale
@@ -560,34 +567,50 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
         for part in self.at["direction"]: act(part, "direction", delta, self._grad, self.steps)
         self.stack.put_back(self._start + delta)
     if not self._looked and (self.at["after_step"] or self.at["between_tasks"]): self._check_copies()
-    self._looked, due = True, self._wanted_now()
+    self._looked = True
     self.steps += 1
-    if due: self._do("after_step", self._everywhere(), self.steps)
+    if self._due: self._do("after_step", self._everywhere(), self.steps)
     self.seen.clear()
     self._start = self._grad = None
 
 # %% ../nbs/18_drop_in.ipynb #a50a39fd
 @patch
-def _wanted_now(self:DropIn):
+def _wanted_now(self:DropIn): # is something done after this step?
     due = bool(self.at["after_step"]) and min(p.idle(self.steps) for p in self.at["after_step"]) == 1
-    unseen = due and self.stack.network.found is not None and self.stack.network.found.groups and not self.seen
-    if unseen and not self.model.training:
+    groups = self.stack.network.found.groups if due and self.stack.network.found is not None else []
+    if groups and not self.seen and not self.model.training:
         raise InputError("The optimizer takes a step, but the model is in eval mode, in which its units are not "
                          "watched: call model.train() before the pass.")
-    if unseen:
+    if groups and not self.seen:
         raise InputError("The optimizer takes a step, but the model was not run before in training mode with "
                          "gradients, so that its units were not seen. "
                          "A model that was compiled before, or whose like was, has to be compiled anew after "
                          "torch._dynamo.reset().")
-    if due: self._check_seen()
-    if due and not all(t.numel() for ts in self.seen.values() for t in ts):
-        raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
+    if groups: self._let_wait(groups)
     return due
+
+@patch
+def _let_wait(self:DropIn, groups): # those whose units cannot be judged, on any rank
+    took_part = [g.was_asked(self.seen) for g in groups]
+    if _many_ranks():
+        of_all = torch.tensor(took_part, dtype=torch.int, device=self.stack.kind[1])
+        dist.all_reduce(of_all, dist.ReduceOp.MIN)
+        took_part = of_all.tolist()
+    self.stack.waiting = {g.name for g, yes in zip(groups, took_part) if not yes}
+    if len(self.stack.waiting) == len(groups):
+        raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
+    if new := sorted(self.stack.waiting - self._told):
+        warnings.warn(f"{self.name}: the units of {new} had no part in the batch before the optimizer's step, as those "
+                      "of an expert without examples. They wait for a step in which they have.", stacklevel=2)
+    self._told |= self.stack.waiting
 
 @patch
 def _everywhere(self:DropIn)->dict: # what was seen, on all ranks
     if not _many_ranks(): return self._as_weights()
-    return {k: [_all_ranks(t) for t in ts] for k, ts in self._as_weights().items()}
+    groups = [g for g in self.stack.network.found or () if self.stack.took_part(g)]
+    keys = dict.fromkeys(s.key for g in groups for s in (*g.seen, *g.read)) # in the same order on all ranks
+    seen = self._as_weights()
+    return {k: [_all_ranks(t) for t in seen[k]] for k in keys}
 
 @patch
 def _as_weights(self:DropIn): # in the type of the weights, after AMP
@@ -600,15 +623,6 @@ def _all_ranks(t): # [1, B, …] -> examples of all ranks, as many of each as th
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, mine)
     return torch.cat(parts, 1)
-
-# %% ../nbs/18_drop_in.ipynb #3174e11a
-@patch
-def _check_seen(self:DropIn): # all units, if any
-    unseen = [g.name for g in self.stack.network.found or () if not all(s.key in self.seen for s in (*g.seen, *g.read))]
-    if not unseen: return
-    raise InputError(f"The units of {unseen[0]!r} had no part in the batch before the optimizer's step, so that they "
-                     f"cannot be judged: leave out what does not run in each step, as by skip={unseen}.")
-
 
 # %% ../nbs/18_drop_in.ipynb #f96b1542
 @patch
@@ -674,9 +688,10 @@ def load_state_dict(self:DropIn, state:dict)->None:
     self.stack.network.distributions = {n: Distribution(**d) for n, d in state["distributions"].items()}
 
 # %% ../nbs/18_drop_in.ipynb #5f704415
-def drop_in(method:str, model:nn.Module, optimizer:torch.optim.Optimizer, **options)->DropIn: # as for `DropIn`
+def drop_in(method:str, model:nn.Module, optimizer:torch.optim.Optimizer, example=None,
+            **options)->DropIn: # as for `DropIn`
     "A method for your own loop: a handle that `remove()` ends."
-    return DropIn(method, model, optimizer, **options)
+    return DropIn(method, model, optimizer, example, **options)
 
 class ReDo(DropIn):
     "Every `period` steps, dormant units are renewed (Sokar et al. 2023)."

@@ -61,6 +61,10 @@ class Stack:
         for m in self.memory.values():
             if m.shape == self.theta.shape: m.masked_fill_(which, 0.)
 
+    def took_part(self, layer)->bool:
+        "Had the hidden units of a layer a part in the last pass? Here all have; in a model of one's own, perhaps not."
+        return True
+
     @property
     def in_loops(self)->bool:
         "Are the forms that are written out for a CPU wanted?"

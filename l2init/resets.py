@@ -235,6 +235,9 @@ def judge(self:ReDo, seen:list, step:int)->None: # as for `after_step`
     if not self.ends(step): return
     due, dormant = step % self.values["period"] == 0, []
     for h in self.layers:
+        if not self.stack.took_part(h):
+            dormant.append(due.expand(-1, h.units) & False)
+            continue
         size = unit_activations(seen, h).abs().mean(2)
         score = size / (size.mean(1, keepdim=True) + 1e-9)
         dormant.append((score <= self.values["threshold"]) & due)
@@ -328,15 +331,17 @@ class ContinualBackprop(Part):
 @patch
 def after_step(self:ContinualBackprop, seen, step):
     "Update what is known of the units; renew the least useful of the mature ones."
-    params, found = self.stack.params, []
+    params, found = self.stack.params, {}
     for i, h in enumerate(self.layers):
+        if not self.stack.took_part(h): continue
         mean, utility = self._observe(i, h, params, seen)
         eligible = self.state_of(i)[0] > self.values["maturity"]
         number = self._how_many(i, eligible.sum(1, keepdim=True), step)
-        found.append((mean, utility, eligible, number))
-    if none(*(n for *_, n in found)): return
+        found[i] = mean, utility, eligible, number
+    if none(*(n for *_, n in found.values())): return
     chosen = []
-    for i, (h, (mean, utility, eligible, n)) in enumerate(zip(self.layers, found)):
+    for i, (mean, utility, eligible, n) in found.items():
+        h = self.layers[i]
         lowest = utility.where(eligible, torch.inf).argsort(dim=1, stable=True)
         units = lowest[:, :self.most[i]]
         first = torch.arange(units.shape[1], device=units.device) < n
@@ -487,9 +492,15 @@ class SelfNormalizedResets(Part):
 def after_step(self:SelfNormalizedResets, seen, step):
     "Count silence, and renew the units that are silent for too long."
     age, threshold, _ = self.state.values()
-    silent = torch.cat([(unit_activations(seen, h) <= 0).all(2) for h in self.layers], 1)
-    self.record(~silent)
-    age.add_(self.layers[0].examples(seen)).mul_(silent)
+    heard = torch.zeros_like(age, dtype=torch.bool)
+    took_part = [i for i, h in enumerate(self.layers) if self.stack.took_part(h)]
+    of_layer = lambda i, t: (self.layers[i], t.split(self.units, 1)[i])
+    for h, its in (of_layer(i, heard) for i in took_part):
+        its.copy_(~(unit_activations(seen, h) <= 0).all(2))
+    self.record(heard)
+    for h, its in (of_layer(i, age) for i in took_part):
+        its.add_(h.examples(seen))
+    age.mul_(~heard)
     due = age >= threshold
     self.record(due)
     age.mul_(~due)
@@ -564,7 +575,7 @@ class ReGraMa(PeriodicReset):
         "Judge the units by the gradient of this step."
         if not self.ends(step + 1): return
         grads, due = self.stack.network.views(grad), self.due(step + 1)
-        self.dormant = [(gradient_scores(grads, h) <= self.values["threshold"]) & due
+        self.dormant = [(gradient_scores(grads, h) <= self.values["threshold"]) & due & self.stack.took_part(h)
                         for h in self.layers]
 
     def after_step(self, seen, step):
@@ -602,26 +613,28 @@ class PartialResets(PeriodicReset):
     def gradient(self, theta, grad, step):
         "Look at the gradient of this step."
         grads = self.stack.network.views(grad)
-        scores = torch.cat([gradient_scores(grads, h) for h in self.layers], 1)
-        self.state["utility"].lerp_(scores, 1 - self.values["decay"])
+        for h, utility in zip(self.layers, self.state["utility"].split(self.units, 1)):
+            if self.stack.took_part(h): utility.lerp_(gradient_scores(grads, h), 1 - self.values["decay"])
 
 # %% ../nbs/06_resets.ipynb #9d1dc6ea
 @patch
 def after_step(self:PartialResets, seen, step):
     "Renew the shares of all units, at the end of a period."
     if not self.ends(step): return
-    v, utility, due = self.values, self.state["utility"], self.due(step)
-    share = self.share(utility, v["replacement_rate"], v["sharpness"]) * due
-    self.mix(share.split(self.units, 1), step)
-    utility.masked_fill_(due, 1.)
+    v, due, shares = self.values, self.due(step), []
+    for h, utility in zip(self.layers, self.state["utility"].split(self.units, 1)):
+        if not self.stack.took_part(h): continue
+        shares.append((h, self.share(utility, v["replacement_rate"], v["sharpness"]) * due))
+        utility.masked_fill_(due, 1.)
+    self.mix(shares, step)
 
 # %% ../nbs/06_resets.ipynb #042366e8
 @patch
-def mix(self:PartialResets, shares:list[Tensor], step:int)->None: # [K, units] for each layer
+def mix(self:PartialResets, shares:list[tuple], step:int)->None: # layer and [K, units] each
     "Mix new weights into the incoming ones, and shrink the outgoing ones, by these shares."
     stack = self.stack
     fresh = stack.network.views(stack.network.draw("renew", stack.seeds, step).to(stack.theta))
-    for h, r in zip(self.layers, shares):
+    for h, r in shares:
         for w, new in zip(h.rows(stack.params), h.rows(fresh)): w.lerp_(new, _beside(r, w))
         for out, span in zip(h.columns(stack.params), h.spans(stack.params)):
             out.mul_(1 - _beside(r[:, span], out))

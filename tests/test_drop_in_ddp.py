@@ -42,18 +42,47 @@ def each_its_own(rank, method, **hyper):
     with handle.evaluated(): return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)])
+    def forward(self, x, both=True): return self.heads[0](x) + (self.heads[1](x) if both else 0)
+
+
+def with_parts_of_the_model(rank, method, **hyper):
+    "The second rank asks the second head in every other step only: then its units wait on both."
+    torch.manual_seed(0)
+    model = Heads().double()
+    start = torch.cat([p.detach().flatten() for p in model.heads[1].parameters()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.)
+    drop_in(method, model, optimizer, torch.randn(2, 6).double(), **hyper)
+    ddp, stayed = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), []
+    for i, x in enumerate(data()[:, rank]):
+        optimizer.zero_grad()
+        ddp(x, both=rank == 0 or i % 2 == 1).square().mean().backward()
+        optimizer.step()
+        now = torch.cat([p.detach().flatten() for p in model.heads[1].parameters()])
+        stayed.append(torch.equal(now, start))
+        start = now
+    return stayed, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+WAITING = dict(redo=dict(period=1, threshold=1e9), regrama=dict(period=1, threshold=1e9), continual_backprop=dict(replacement_rate=.5, maturity=1))
 OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=.5), ewc=dict(importance=100.), shrink_perturb=dict(shrink=.1, noise=.1))
 
 
 def work(rank):
     own = {m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}
     alike = {m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}
-    return own, alike
+    return own, alike, {m: with_parts_of_the_model(rank, m, **hyper) for m, hyper in WAITING.items()}
 
 
 def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
-    (own, first), (own_of_second, second) = two_ranks(work, tmp_path)
+    (own, first, waited), (own_of_second, second, waited_of_second) = two_ranks(work, tmp_path)
     for method in HYPER:
         assert torch.equal(first[method], second[method])
         assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
     for method in OWN: assert torch.equal(own[method], own_of_second[method]), method
+    for method, (stayed, weights) in waited.items():
+        assert torch.equal(weights, waited_of_second[method][1]) and stayed == waited_of_second[method][0]
+        assert stayed[::2] == [True] * 4 and not all(stayed[1::2]), (method, stayed)

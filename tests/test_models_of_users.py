@@ -1,6 +1,7 @@
 """Models and optimizers as users have them, which a drop-in, `units`, `measure` or a cohort must treat rightly or refuse by name."""
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -380,13 +381,30 @@ class Heads(nn.Module):
     def forward(self, x, which=None): return sum(h(x) for h in self.heads) if which is None else self.heads[which](x)
 
 
-@pytest.mark.parametrize("method", (lambda m, o: ReDo(m, o, X, period=1, threshold=.1), lambda m, o: ContinualBackprop(m, o, X, replacement_rate=.1)))
-def test_units_that_did_not_run_are_named(method):
-    model = Heads()
-    optimizer = sgd(model)
-    method(model, optimizer)
-    F.cross_entropy(model(X, 0), Y).backward()
-    with pytest.raises(InputError, match="The units of 'heads.1.0' had no part"): optimizer.step()
+WAITING = dict(redo=dict(period=2, threshold=1e9), continual_backprop=dict(replacement_rate=.3, maturity=1), snr=dict(update_every=1, lowest=1, highest=2),
+               regrama=dict(period=2, threshold=1e9), cpr=dict(period=2, replacement_rate=.5))
+
+
+@pytest.mark.parametrize("method", WAITING)
+def test_units_that_had_no_part_in_a_batch_wait(method):
+    "Each head as if it were alone in the steps in which it runs; the other stays, bit for bit."
+    def trained(turns, **more):
+        torch.manual_seed(0)
+        model = Heads()
+        optimizer = sgd(model)
+        drop_in(method, model, optimizer, X, **WAITING[method], **more)
+        for which in turns:
+            before = copy.deepcopy(model.heads[1 - which].state_dict())
+            optimizer.zero_grad()
+            F.cross_entropy(model(X, which), Y).backward()
+            optimizer.step()
+            assert all(torch.equal(before[n], t) for n, t in model.heads[1 - which].state_dict().items())
+        return model.heads[0].state_dict()
+    with pytest.warns(UserWarning, match=r"the units of \['heads.1.0'\] had no part in the batch .* They wait"): own = trained([0] * 6)
+    alone = trained([0] * 6, skip=["heads.1"])
+    assert all(torch.equal(own[n], alone[n]) for n in own)
+    with pytest.warns(UserWarning) as told: trained([0, 0, 1, 1, 0, 0])
+    assert sorted(str(w.message).split("'")[1] for w in told) == ["heads.0.0", "heads.1.0"] # each once
 
 
 def test_gradients_by_example_are_not_watched():
@@ -694,10 +712,11 @@ class Experts(nn.Module):
         super().__init__()
         self.route, self.experts = nn.Linear(6, 4), nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(4))
     def forward(self, x):
-        out, chosen = torch.zeros(len(x), 3), self.route(x).argmax(1)
+        gates = self.route(x).softmax(1)
+        out, chosen = torch.zeros(len(x), 3), gates.argmax(1)
         for i, expert in enumerate(self.experts):
             at = (chosen == i).nonzero()[:, 0]
-            out = out.index_add(0, at, expert(x[at]))
+            out = out.index_add(0, at, expert(x[at]) * gates[at, i:i + 1])
         return out
 
 
@@ -711,6 +730,24 @@ def test_experts_that_a_batch_does_not_ask():
     asked = [g for g in found if g.name in {g.name for g in of_few}]
     assert measure(model, few, units=found)["dead_share"] == measure(model, few, units=asked)["dead_share"]
     with pytest.raises(InputError, match="The example does not reach"): ReDo(model, torch.optim.Adam(model.parameters()), example=few, period=1, threshold=0.)
+
+
+@pytest.mark.parametrize("method", WAITING)
+def test_experts_that_a_batch_does_not_ask_wait(method):
+    torch.manual_seed(0)
+    model, few = Experts(), torch.randn(2, 6)
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    drop_in(method, model, opt, example=torch.randn(64, 6), **WAITING[method])
+    asked, before = {*model.route(few).argmax(1).tolist()}, copy.deepcopy(model.experts.state_dict())
+    for _ in range(6):
+        opt.zero_grad()
+        F.cross_entropy(model(few), torch.tensor([0, 1])).backward()
+        model.route.weight.grad.zero_(), model.route.bias.grad.zero_() # the same experts in each step
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opt.step()
+    same = {i: all(torch.equal(t, before[n]) for n, t in model.experts.state_dict().items() if n.startswith(f"{i}.")) for i in range(4)}
+    assert same == {i: i not in asked for i in range(4)} and len(asked) < 4
 
 
 def test_groups_of_another_model_are_refused():

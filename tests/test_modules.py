@@ -1,5 +1,6 @@
 """Cohorts of any `nn.Module`: each learner does what a plain PyTorch loop would do, alone or with others, killed or not."""
 import copy
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import hyper_of
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from l2init.cohorts import Cohort
 from l2init.internals import engines
@@ -15,7 +17,7 @@ from l2init.internals.core import InputError
 from l2init.internals.random_numbers import key
 from l2init.methods import grid
 from l2init.metrics import srank
-from l2init.modules import module_weights
+from l2init.modules import KeyedDropout, module_weights
 from l2init.networks import network
 from l2init.streams import stream
 from l2init.training import Probes, train
@@ -285,6 +287,83 @@ def test_dropout_is_keyed():
     torch.testing.assert_close(evaluated[0], cohort.module(0).eval()(x[0]))
 
 
+class Functional(nn.Module):
+    def __init__(self, drop): super().__init__(); self.a, self.b, self.drop = nn.Linear(64, 12), nn.Linear(12, 10), drop
+    def forward(self, x): return self.b(self.drop(self.a(x.flatten(1)), self.training))
+
+
+class Attends(nn.Module):
+    "Four tokens of 16 numbers."
+    def __init__(self, attention, **options): super().__init__(); self.attention, self.out, self.options = attention, nn.Linear(16, 10), options
+    def forward(self, x):
+        x = x.view(len(x), 4, 16)
+        given = self.attention(x, x, x, **self.options) if isinstance(self.attention, nn.MultiheadAttention) else self.attention(x)
+        return self.out((given[0] if isinstance(given, tuple) else given).mean(1))
+
+
+class Heads(nn.Module):
+    def __init__(self): super().__init__(); self.qkv = nn.Linear(16, 32)
+    def forward(self, x):
+        q, kv = self.qkv(x).split((16, 16), -1)
+        q, (k, v) = q.unflatten(-1, (4, 4)).transpose(1, 2), kv.unflatten(-1, (2, 2, 4)).movedim(2, 0).transpose(2, 3)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=.3 if self.training else 0., is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
+
+
+DROPPING = { # name -> factory of no arguments
+    "function": lambda: Functional(lambda z, training: F.dropout(z, .3, training)),
+    "in place": lambda: Functional(lambda z, training: F.dropout(z, .3, training, inplace=True)),
+    "layers": lambda: nn.Sequential(nn.Dropout(.3), nn.Flatten(), nn.Linear(64, 20), nn.Dropout(.3, inplace=True), nn.Linear(20, 10)),
+    "channels": lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.Dropout2d(.3), nn.Flatten(), nn.Linear(216, 10)),
+    "channels of sequences": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 6, 5), nn.Dropout1d(.3), nn.Flatten(), nn.Linear(360, 10)),
+    "encoder": lambda: Attends(nn.TransformerEncoderLayer(16, 2, 24, dropout=.3, batch_first=True)),
+    "attention": lambda: Attends(nn.MultiheadAttention(16, 2, dropout=.3, batch_first=True)),
+    "attention without weights": lambda: Attends(nn.MultiheadAttention(16, 2, dropout=.3, batch_first=True), need_weights=False),
+    "attention by a function": lambda: Attends(Heads()),
+    "stochastic depth": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), StochasticDepth(.3, "row"), nn.Linear(12, 10), StochasticDepth(.3, "batch")),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_dropout_of_every_kind_is_each_learner_s_own(name):
+    new = lambda seeds: Cohort(grid("plain", seeds, [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", dtype=torch.float64, factory=lambda shape, classes: DROPPING[name]())
+    whole, alone = new([0, 1, 2]), new([1])
+    before, functions = torch.random.get_rng_state(), (F.dropout, F.dropout2d, F.scaled_dot_product_attention)
+    for x, y in batches(3):
+        whole.step(x, y)
+        alone.step(x[1:2], y[1:2])
+    assert torch.allclose(whole.theta[1], alone.theta[0], rtol=0, atol=1e-12)
+    assert torch.equal(before, torch.random.get_rng_state()) and functions == (F.dropout, F.dropout2d, F.scaled_dot_product_attention)
+    x = whole.per_learner(batches(3)[0][0])
+    at = lambda step: whole.network.learning(whole.params, x, step)[0]
+    assert torch.equal(at(1), at(1)) and not torch.equal(at(1), at(2))
+    torch.testing.assert_close(whole.network.forward(whole.params, x)[0][0], whole.module(0).eval()(x[0]))
+
+
+@pytest.mark.parametrize("options", (dict(), dict(is_causal=True), dict(attn_mask=torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) > .3), dict(scale=.1), dict(enable_gqa=True)), ids=str)
+def test_attention_drops_its_weights(options):
+    g = torch.Generator().manual_seed(0)
+    heads = 2 if options.get("enable_gqa") else 4
+    q, k, v = (torch.randn(3, h, n, 6, generator=g, dtype=torch.float64) for h, n in ((4, 5), (heads, 7), (heads, 7)))
+    weights = lambda f, p: f(q, k, torch.eye(7, dtype=torch.float64).expand(3, heads, 7, 7), dropout_p=p, **options)
+    full, dropped = weights(F.scaled_dot_product_attention, 0.), weights(KeyedDropout(torch.tensor(3), 0).attention, .25)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, torch.where(kept, full / .75, 0.))
+    assert .1 < 1 - kept[full > 0].double().mean() < .4
+    torch.testing.assert_close(KeyedDropout(torch.tensor(3), 0).attention(q, k, v, dropout_p=.25, **options), dropped @ v.repeat_interleave(4 // heads, 1))
+
+
+@pytest.mark.parametrize("f, dims, size", ((F.dropout1d, 2, (4, 5)), (F.dropout1d, 3, (4, 5, 6)), (F.dropout2d, 3, (4, 5, 6)), (F.dropout2d, 4, (4, 5, 3, 3)), (F.dropout3d, 4, (4, 5, 3, 3)), (F.dropout3d, 5, (4, 5, 3, 3, 2))))
+def test_what_falls_together_is_what_falls_together_in_pytorch(f, dims, size):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        its = torch.stack([f(torch.ones(size), .5) for _ in range(40)])
+    own = KeyedDropout(torch.tensor(0), 0)
+    with own.instead(): mine = torch.stack([getattr(F, f.__name__)(torch.ones(size), .5) for _ in range(40)])
+    def together(draws): return (draws.flatten(1)[:, :, None] == draws.flatten(1)[:, None]).all(0) # in all draws alike
+    assert torch.equal(together(its), together(mine)) and {*mine.unique().tolist()} == {0., 2.}
+
+
 @pytest.mark.parametrize("name", ("group", "vit"))
 def test_a_step_in_bfloat16_is_a_plain_loop_over_copies(name):
     "Up to roundings of bfloat16, for products of a batch of learners may add in another order."
@@ -308,19 +387,28 @@ def test_what_cannot_be_is_named():
         def __init__(self):
             super().__init__()
             self.a = nn.Linear(64, 10)
-        def forward(self, x): return F.dropout(self.a(x.flatten(1)), .5, self.training)
+        def forward(self, x): return self.a(x.flatten(1)) * torch.rand(10)
+    class DrawsAlways(Draws):
+        def forward(self, x): return F.dropout(self.a(x.flatten(1)), .5)
     class Frozen(nn.Sequential):
         def __init__(self):
             super().__init__(nn.Flatten(), nn.Linear(64, 10))
             self[1].bias.requires_grad_(False)
     wrong = lambda make: network("module", (1, 8, 8), 10, factory=lambda shape, classes: make())
-    with pytest.raises(InputError, match="nn.Dropout are keyed"): wrong(Draws)
+    with pytest.raises(InputError, match=r"it draws random numbers by itself\. Dropout as PyTorch has it"): wrong(Draws)
+    with pytest.raises(InputError, match=r"'0' \(Draws\) draws random numbers by itself\. "): wrong(lambda: nn.Sequential(Draws(), nn.ReLU()))
+    with pytest.raises(InputError, match="it draws random numbers by itself in eval mode, too, where dropout has to be off"): wrong(DrawsAlways)
+    with pytest.raises(InputError, match=r"in '1' \(GRU\): .*knows no recurrent layers"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.GRU(64, 10), Taken()))
     with pytest.raises(InputError, match="1.bias is frozen"): wrong(Frozen)
     with pytest.raises(InputError, match=r"gives \(2, 64\)"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64)))
     with pytest.raises(InputError, match="cannot take inputs"): wrong(lambda: nn.Linear(3, 10))
     with pytest.raises(InputError, match="no multiple of heads"): network("vit_small", (1, 8, 8), 10, heads=3)
     with pytest.raises(InputError, match="patches of 3"): network("vit_small", (1, 8, 8), 10, patch=3)
     with pytest.raises(InputError, match="layer_norm"): network("resnet18", (1, 8, 8), 10, layer_norm=True)
+
+
+class Taken(nn.Module):
+    def forward(self, x): return x[0]
 
 
 def linear(give=lambda logits: logits, make=lambda: nn.Linear(64, 10)):
