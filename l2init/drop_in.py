@@ -502,6 +502,10 @@ def _before(self:DropIn, optimizer, args, kwargs): # its step
     if any(id(p) not in known for p in self.stack.own):
         raise InputError("The optimizer no longer has all parameters that it had when the method was hooked to it: "
                          "remove() the method and make it anew.")
+    there = {*map(id, self.model.parameters())}
+    if any(id(p) not in there for p in self.stack.own):
+        raise InputError("The model no longer has all parameters that it had when the method was hooked to it, as "
+                         "where a layer was replaced: remove() the method and make it anew.")
     now, then = (self.stack.own[0].dtype, self.stack.own[0].device), self.stack.kind
     if now != then:
         raise InputError(f"The model's weights are {now[0]} on {now[1]} now, and were {then[0]} on {then[1]} when the "

@@ -556,8 +556,8 @@ def _not_stacked(self:StackedModule, e, inside): # an error, and the names of th
         mode = "" if self.template.training else " in eval mode, too, where dropout has to be off"
         why = f"{where} draws random numbers by itself{mode}. {DROPOUT}"
     else:
-        why = (f"{f'in {where}: ' if at else ''}{said(e)}. torch.func.vmap, which stacks it, knows no recurrent layers, "
-               "torch.utils.checkpoint, .item() or branches that depend on values.")
+        why = (f"{f'in {where}: ' if at else ''}{said(e)}. torch.func.vmap, which stacks it, knows no recurrent "
+               "layers, torch.utils.checkpoint, .item() or branches that depend on values.")
         if normed: why += " A batch norm may be why, too; nn.GroupNorm has no such trouble."
     if self.precision: why += f" {self.precision} may be why, too."
     return InputError(f"The module cannot be stacked for inputs of {self.shape}: {why}")

@@ -407,6 +407,22 @@ def test_units_that_had_no_part_in_a_batch_wait(method):
     assert sorted(str(w.message).split("'")[1] for w in told) == ["heads.0.0", "heads.1.0"] # each once
 
 
+@pytest.mark.parametrize("method", WAITING)
+def test_a_layer_that_was_replaced_is_named(method):
+    model = mlp()
+    optimizer = sgd(model)
+    drop_in(method, model, optimizer, X, **WAITING[method])
+    model[-1] = nn.Linear(*model[-1].weight.shape[::-1])
+    optimizer.add_param_group(dict(params=[*model[-1].parameters()]))
+    F.cross_entropy(model(X), Y).backward()
+    with pytest.raises(InputError, match="no longer has all parameters that it had .* a layer was replaced"): optimizer.step()
+
+
+def test_embeddings_are_named():
+    for model in (nn.Sequential(nn.Embedding(10, 8), nn.ReLU(), nn.Linear(8, 3)), nn.Sequential(nn.EmbeddingBag(10, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))):
+        assert "is an embedding" in units(model, torch.randint(10, (4, 5))).left_out["0"]
+
+
 def test_gradients_by_example_are_not_watched():
     model = mlp()
     optimizer = sgd(model)
