@@ -110,6 +110,7 @@ class StackedModule:
         self.precision = precision
         self.state, self.seeds, self.closed = {}, None, None
         self.found = None # the groups of units, once somebody asks
+        self.looked_for = {} # what probes found, for all parts
         made = self.built(torch.tensor(0))
         if self.built(torch.tensor(0)) is made:
             raise InputError("The factory gives the same module each time it is called: each learner needs its own.")
@@ -433,28 +434,39 @@ def activations(self:StackedModule,
                 x:Tensor, # [K, B, …]
                )->tuple[Tensor, Tensor|None, list[Tensor]]:
     """The logits [K, B, classes]; the features [K, B, F] that the last linear layer gets,
-    if there is one; what each layer of activations gives, [K, B, units, …]."""
-    last, hooks, linear = {}, [], {m for m in self.template.modules() if linear_dims(m)}
+    if there is one; what each layer of activations, or each group of units, gives, [K, B, units, …]."""
+    groups = self._groups()
+    def call(p, b, x):
+        with _seeing(self.template) as (last, units), reading(self.template, groups) as saved:
+            logits = self._called(p, b, x)
+        units += [g.activations(saved)[0].mT for g in groups if g.was_asked(saved)]
+        return logits, last, tuple(units)
+    self.template.eval()
+    with attention_for_vmap():
+        logits, last, units = vmap(call)(_flat(params, self.shapes), self.state, x)
+    return closed_off(logits, self.closed), last.get("features"), list(units)
+
+@contextmanager
+def _seeing(template): # what the last linear layer gets, and what each layer of activations gives, while it runs
+    last, units, hooks, linear, behind = {}, [], [], {m for m in template.modules() if linear_dims(m)}, []
     def before(m, args, kwargs): last["features"] = first_tensor(args, kwargs).flatten(1)
-    def weighted(m, args, out): last["linear"] = m in linear
-    def after(m, args, out):
-        units.append((out.movedim(-1, 1) if last.get("linear") else out).clone())
-    for m in self.template.modules():
+    def weighted(m, args, out): behind[:] = [m in linear]
+    def after(m, args, out): units.append((out.movedim(-1, 1) if behind == [True] else out).clone())
+    for m in template.modules():
         if m in linear: hooks.append(m.register_forward_pre_hook(before, with_kwargs=True))
         if m in linear or isinstance(m, nn.modules.conv._ConvNd): hooks.append(m.register_forward_hook(weighted))
         if isinstance(m, ACTIVATIONS): hooks.append(m.register_forward_hook(after))
-    def call(p, b, x):
-        units.clear(), last.clear()
-        logits = self._called(p, b, x)
-        return logits, [last["features"]] if "features" in last else [], tuple(units)
-    units = []
-    self.template.eval()
-    try:
-        with attention_for_vmap():
-            logits, features, found = vmap(call)(_flat(params, self.shapes), self.state, x)
+    try: yield last, units
     finally:
         for h in hooks: h.remove()
-    return closed_off(logits, self.closed), next(iter(features), None), list(found)
+
+@patch
+def _groups(self:StackedModule): # by which units are seen where activations are functions
+    if any(isinstance(m, ACTIVATIONS) for m in self.template.modules()): return []
+    if "groups" not in self.looked_for:
+        try: self.looked_for["groups"] = self.hidden_layers()
+        except InputError: self.looked_for["groups"] = []
+    return self.looked_for["groups"]
 
 # %% ../nbs/10_modules.ipynb #8b86eaba
 @patch

@@ -110,7 +110,7 @@ def probe(self:Cohort,
 
 # %% ../nbs/13_training.ipynb #daea040f
 def _of_units(units, like, options):
-    unknown = torch.full_like(like, torch.nan) # of a module that has no layer of activations
+    unknown = torch.full_like(like, torch.nan) # of a module whose units are not understood
     return dict(dead_share=dead_share(units) if units else unknown,
                 dormant_share=dormant_share(units, options.dormant) if units else unknown)
 

@@ -244,6 +244,24 @@ def test_what_probes_see():
     torch.testing.assert_close(net[:-1](x[0]), features[0])
 
 
+class ByFunctions(nn.Module):
+    def __init__(self): super().__init__(); self.conv, self.hidden, self.out = nn.Conv2d(1, 4, 3), nn.Linear(36, 12), nn.Linear(12, 10)
+    def forward(self, x): return self.out(F.relu(self.hidden(F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1))))
+
+
+def test_units_behind_functions_are_seen_as_those_behind_layers():
+    by_layers = lambda shape, classes: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 10))
+    cohorts = [Cohort(grid("plain", [0, 1], [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", dtype=torch.float64, factory=f) for f in (lambda *_: ByFunctions(), by_layers)]
+    x, y = batches()[0]
+    for c in cohorts:
+        c.theta.copy_(cohorts[0].theta)
+        first = c.params["conv" if c is cohorts[0] else "0"]
+        first["bias"][0, :2] = -9. # dead channels of the first learner
+    mine, its = (c.probe(x, y, portion=1) for c in cohorts)
+    assert mine["dead_share"][0] >= 2 / 16 and mine.keys() == its.keys()
+    for n in mine: torch.testing.assert_close(mine[n], its[n])
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_newer_probes_are_those_of_plain_modules(name):
     cohort, (x, y) = cohort_of(name, "plain"), batches()[0]
