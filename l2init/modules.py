@@ -424,6 +424,15 @@ def step_memory(self:StackedModule,
         held = some.learning(some.views(theta), x, 0) # until they are counted
     return 2 * (sum(sizes.values()) + theta.nbytes) // len(theta)
 
+# %% ../nbs/10_modules.ipynb #f653fd1c
+@patch
+def example_memory(self:StackedModule, theta:Tensor)->int: # [K, P]
+    "Bytes that a pass forward and backward takes for each example of a learner, about."
+    if "bytes" not in self.looked_for:
+        few, more = (self.step_memory(theta[:1], examples) for examples in (2, 4))
+        self.looked_for["bytes"] = max(1, (more - few) // 2)
+    return self.looked_for["bytes"]
+
 # %% ../nbs/10_modules.ipynb #16a60da5
 ACTIVATIONS = tuple(getattr(nn, n) for n in nn.modules.activation.__all__
                     if n not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin"))
@@ -434,12 +443,14 @@ def activations(self:StackedModule,
                 x:Tensor, # [K, B, …]
                )->tuple[Tensor, Tensor|None, list[Tensor]]:
     """The logits [K, B, classes]; the features [K, B, F] that the last linear layer gets,
-    if there is one; what each layer of activations, or each group of units, gives, [K, B, units, …]."""
+    if there is one; the mean sizes of what the units of each layer of activations, or of each group, give,
+    [K, B, units]: all positions would not fit into memory."""
     groups = self._groups()
     def call(p, b, x):
         with _seeing(self.template) as (last, units), reading(self.template, groups) as saved:
             logits = self._called(p, b, x)
-        units += [g.activations(saved)[0].mT for g in groups if g.was_asked(saved)]
+        units += [g.activations(saved)[0].abs().unflatten(1, (len(x), -1)).mean(2).mT
+                  for g in groups if g.was_asked(saved)]
         return logits, last, tuple(units)
     self.template.eval()
     with attention_for_vmap():
@@ -451,7 +462,9 @@ def _seeing(template): # what the last linear layer gets, and what each layer of
     last, units, hooks, linear, behind = {}, [], [], {m for m in template.modules() if linear_dims(m)}, []
     def before(m, args, kwargs): last["features"] = first_tensor(args, kwargs).flatten(1)
     def weighted(m, args, out): behind[:] = [m in linear]
-    def after(m, args, out): units.append((out.movedim(-1, 1) if behind == [True] else out).clone())
+    def after(m, args, out):
+        size = (out.movedim(-1, 1) if behind == [True] else out).abs()
+        units.append(size.flatten(2).mean(2) if size.dim() > 2 else size)
     for m in template.modules():
         if m in linear: hooks.append(m.register_forward_pre_hook(before, with_kwargs=True))
         if m in linear or isinstance(m, nn.modules.conv._ConvNd): hooks.append(m.register_forward_hook(weighted))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .cohorts import Cohort
 from .internals.core import InputError, Options, checked, short, whole_number, write, write_text
-from .internals.engines import ENGINES, Engine, engine
+from .internals.engines import ENGINES, Engine, engine, room
 from .metrics import (dead_share, distance_from_init, dormant_share, effective_rank, grama_share, kernel_rank,
                             readiness, sample_plasticity, singular_values, srank,
                             stable_rank, steps_to_reach, weight_magnitude)
@@ -57,6 +57,11 @@ def _portions(self:Cohort, x, y, portion): # a few learners at a time, so that m
         params = net.views(some, [{n: b[k] for n, b in its.items()} for its in self.buffers])
         yield some, self.theta0[k], net, params, self.per_learner(x, k), self.per_learner(y, k)
 
+@patch
+def _portion(self:Cohort)->int: # learners × examples for which a pass has room
+    if isinstance(self.network, Network): return 2**15
+    return max(1, min(2**15, room(self.theta.device) // self.network.example_memory(self.theta)))
+
 # %% ../nbs/13_training.ipynb #7e935cc8
 def _right(logits, y):
     "The share of examples that are predicted right, [K]."
@@ -74,12 +79,13 @@ def score(self:Cohort, outputs:Tensor, y:Tensor)->Tensor: # [K, B, …] and [K, 
 def accuracy(self:Cohort,
              x:Tensor, # [S, M, …]
              y:Tensor, # int64, [S, M]
-             portion:int=2**15, # of learners × examples that are looked at together
+             portion:int|None=None, # of learners × examples that are looked at together; None: as memory has room
             )->Tensor: # [K]
     """Accuracy, or what else is the score of the loss, on the examples. Changes nothing.
     Raises `InputError` for examples that the network cannot take."""
     self.check(x, y)
-    return torch.cat([self.score(net.forward(params, xs)[0], ys)
+    portion = portion or self._portion()
+    return torch.cat([self.score(torch.cat([net.forward(params, some)[0] for some in xs.split(portion, 1)], 1), ys)
                       for _, _, net, params, xs, ys in self._portions(x, y, portion)])
 
 # %% ../nbs/13_training.ipynb #4d08b815
@@ -89,23 +95,23 @@ def probe(self:Cohort,
           x:Tensor, # [S, M, …]
           y:Tensor, # int64, [S, M]
           options:Probes=Probes(),
-          portion:int=2**15, # of learners × examples that are looked at together
+          portion:int|None=None, # of learners × examples that are looked at together; None: as memory has room
          )->dict[str, Tensor]: # name -> [K]
     "The probes of `l2init.metrics` on a task's examples. Changes nothing."
     if not isinstance(options, Probes): raise InputError(f"{short(options)} is not Probes(…).")
     self.check(x, y)
     check_probes(self, options)
-    found = []
+    found, portion = [], portion or self._portion()
     for theta, theta0, net, params, xs, ys in self._portions(x, y, portion):
-        logits, features, units = net.activations(params, xs)
-        grad = _gradient(net, params, xs[:, :1000], ys[:, :1000], self.loss)
+        logits, features, units = _seen(net, params, xs, portion)
+        grad = _gradient(net, params, xs[:, :1000], ys[:, :1000], self.loss, portion)
         values = dict(end_accuracy=self.score(logits, ys),
                       weight_magnitude=weight_magnitude(theta),
                       distance_from_init=distance_from_init(theta, theta0),
                       gradient_norm=grad.norm(dim=1))
         if units or features is not None: values |= _of_units(units, grad[:, 0], options)
         if features is not None: values |= _of_features(features, options)
-        found.append(values | self._newer(net, params, xs, ys, grad, options))
+        found.append(values | self._newer(net, params, xs, ys, grad, options, portion))
     return {name: torch.cat([f[name] for f in found]) for name in found[0]}
 
 # %% ../nbs/13_training.ipynb #daea040f
@@ -122,22 +128,32 @@ def _of_features(features, options):
                 stable_rank=stable_rank(s))
 
 # %% ../nbs/13_training.ipynb #294e0a9f
-def _gradient(net, params, x, y, loss):
+def _seen(net, params, x, portion): # as `activations`, so many examples at a time
+    parts = [net.activations(params, some) for some in x.split(portion, 1)]
+    if len(parts) == 1: return parts[0]
+    logits, features, units = zip(*parts)
+    features = None if features[0] is None else torch.cat(features, 1)
+    return torch.cat(logits, 1), features, [torch.cat(u, 1) for u in zip(*units)]
+
+def _gradient(net, params, x, y, loss, portion):
     "The gradient of the mean loss, [K, P]."
-    grad = x.new_zeros(len(x), net.size)
-    logits, saved = net.forward(params, x)
-    net.backward(params, net.views(grad), saved, loss(logits, y)[2])
-    return grad
+    total = x.new_zeros(len(x), net.size)
+    for xs, ys in zip(x.split(portion, 1), y.split(portion, 1)):
+        grad = torch.zeros_like(total)
+        logits, saved = net.forward(params, xs)
+        net.backward(params, net.views(grad), saved, loss(logits, ys)[2])
+        total += grad * (xs.shape[1] / x.shape[1])
+    return total
 
 # %% ../nbs/13_training.ipynb #bbe94312
 @patch
-def _newer(self:Cohort, net, params, x, y, grad, options):
+def _newer(self:Cohort, net, params, x, y, grad, options, portion):
     "Those that were asked for."
     values = {}
     if options.readiness:
         batches = min(options.readiness, x.shape[1])
         size = x.shape[1] // batches
-        square, share = readiness(_gradient(net, params, x[:, i:i + size], y[:, i:i + size], self.loss)
+        square, share = readiness(_gradient(net, params, x[:, i:i + size], y[:, i:i + size], self.loss, portion)
                                   for i in range(0, size * batches, size))
         values |= dict(mean_gradient_square=square, readiness=share)
     if options.grama and (weights := _incoming(net, net.views(grad))):
@@ -216,8 +232,9 @@ def measure(engine:Engine,
     if cohort.loss is cross_entropy: values["majority_share"] = cohort.per_learner(task.majority_share)
     if options.converged: values["steps_to_converge"] = steps_to_converge(engine, task, options.converged)
     if options.plasticity:
-        values["sample_plasticity"] = cohort.trial_plasticity(
-            *task.test, task.stream.batch_size, options.plasticity)
+        parts = [(p.cohort, task.part(p.cohort.seeds)) for p in engine.parts] or [(cohort, task)]
+        each = [c.trial_plasticity(*t.test, t.stream.batch_size, options.plasticity) for c, t in parts]
+        values["sample_plasticity"] = torch.cat(each)
     if options.fresh:
         values["fresh_accuracy"] = (nan if task.index % options.fresh
                                     else fresh_accuracy(engine, task))
@@ -320,7 +337,7 @@ def learn_task(engine:Engine,
     following = stream.task(t + 1, cohort.seeds) if t + 1 < stream.tasks else None
     cohort.open_outputs(stream.open_outputs(t))
     metrics = {**engine.learn(task), **measure(engine, task, following, options)}
-    cohort.between_tasks(task, following)
+    engine.between_tasks(task, following)
     return metrics
 
 # %% ../nbs/13_training.ipynb #c0889789

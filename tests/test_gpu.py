@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, hyper_of
 
+from l2init import training
 from l2init.cohorts import Cohort
 from l2init.drop_in import drop_in, measure
 from l2init.internals import engines
@@ -111,7 +112,8 @@ def test_a_few_learners_at_a_time_take_less_memory(monkeypatch):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         cohort = Cohort(grid("l2_init", [*range(16)], [1e-3], strength=[1e-2]), (1, 28, 28), 10, "l2_init", "sgd", "resnet18", "cuda", width=8)
-        if most: monkeypatch.setattr(engines, "room", lambda device: most * cohort.network.step_memory(cohort.theta[:2], s.batch_size))
+        room = most and most * cohort.network.step_memory(cohort.theta[:2], s.batch_size)
+        for its in (engines, training) if most else (): monkeypatch.setattr(its, "room", lambda device: room)
         train(cohort, s, progress=False)
         return cohort.theta, torch.cuda.max_memory_allocated()
     (together, most), (apart, less) = trained(None), trained(2)

@@ -29,7 +29,8 @@ NETWORKS = dict(group=dict(RESNET), batch=dict(RESNET, norm="batch"),
 CONVOLUTIONAL = dict(NETWORKS, **{"in groups": dict(network_name="module", factory=lambda shape, classes: nn.Sequential(
     nn.Conv2d(1, 8, 5, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes)))})
 SMALL = dict(NETWORKS, dropout=dict(NETWORKS["vit"], dropout=.3))
-HYPER = dict(plain={}, l2_init=dict(strength=[1e-1, 1e-2]), shrink_perturb=dict(shrink=[1e-2], noise=[1e-2]), ewc=dict(importance=[10.]))
+HYPER = dict(plain={}, l2_init=dict(strength=[1e-1, 1e-2]), shrink_perturb=dict(shrink=[1e-2], noise=[1e-2]), ewc=dict(importance=[10.]), dash=dict(mix=[.3], floor=[.2]),
+             redo=dict(period=[2], threshold=[.5], judged_on=["next_test"]))
 
 
 def cohort_of(name, method="l2_init", seeds=(0, 1), dtype=torch.float64, optimizer="adam", shape=(1, 8, 8)):
@@ -74,11 +75,12 @@ def test_each_learner_is_a_plain_loop(name):
         torch.testing.assert_close(net.eval()(x), cohort.network.part([k]).forward(cohort.network.views(cohort.theta[[k]]), x[None])[0][0])
 
 
-@pytest.mark.parametrize("name, method", [*((n, "l2_init") for n in SMALL), ("group", "shrink_perturb"), ("group", "ewc")])
+@pytest.mark.parametrize("name, method", [*((n, "l2_init") for n in SMALL), ("group", "shrink_perturb"), ("group", "ewc"), ("group", "dash"), ("group", "redo")])
 def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeypatch):
     "Seeds overlap in the parts."
     whole, few = cohort_of(name, method, shape=(1, 28, 28)), cohort_of(name, method, shape=(1, 28, 28))
-    train(whole, small_stream(), progress=False)
+    probes = dict(progress=False, fresh=1, forgetting=True, plasticity=2, readiness=2, grama=True, kernel=3)
+    expected = train(whole, small_stream(), **probes)
     assert engines.engine(few).at_a_time(16) >= len(few)
     monkeypatch.setattr(engines, "HELD", 3 * few.network.step_memory(few.theta[:2], 16))
     steps = engines.engine(few)
@@ -86,9 +88,27 @@ def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeyp
     before = {n: t.clone() for n, t in few.tensors().items()}
     engines.engine(few).at_a_time(16)
     assert all(torch.equal(t, before[n]) for n, t in few.tensors().items()) # looking changes nothing
-    train(few, small_stream(), progress=False)
+    pd.testing.assert_frame_equal(train(few, small_stream(), **probes), expected, rtol=1e-5, atol=1e-5)
     assert few.steps == whole.steps
     for n, t in few.tensors().items(): torch.testing.assert_close(t, whole.tensors()[n], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_probes_look_at_as_many_examples_as_there_is_memory_for(name, monkeypatch):
+    cohort, x, y = cohort_of(name, "plain"), *(torch.cat(b, 1) for b in zip(*batches()))
+    for b in batches(): cohort.step(*b)
+    probes = Probes(readiness=2, grama=True, kernel=3)
+    at_once, accuracy = cohort.probe(x, y, probes), cohort.accuracy(x, y)
+    monkeypatch.setattr(engines, "HELD", 5 * cohort.network.example_memory(cohort.theta))
+    most, own = [], type(cohort.network)._called
+    def called(self, p, b, x):
+        most.append(len(x))
+        return own(self, p, b, x)
+    monkeypatch.setattr(type(cohort.network), "_called", called)
+    found = cohort.probe(x, y, probes)
+    assert max(most) == 5 and x.shape[1] == 24 # of one learner at a time: vmap shows a single one's
+    for n in at_once: torch.testing.assert_close(found[n], at_once[n], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(cohort.accuracy(x, y), accuracy)
 
 
 def test_memory_of_a_step_is_that_of_its_passes():
@@ -240,7 +260,7 @@ def test_what_probes_see():
         if isinstance(m, nn.ReLU): m.register_forward_hook(lambda m, args, out: seen.append(out.detach().clone()))
     torch.testing.assert_close(net(x[0]), logits[0])
     assert len(seen) == len(units) == 17
-    for a, b in zip(seen, units): torch.testing.assert_close(a, b[0])
+    for a, b in zip(seen, units): torch.testing.assert_close(a.abs().mean((2, 3)), b[0])
     torch.testing.assert_close(net[:-1](x[0]), features[0])
 
 

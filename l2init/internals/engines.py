@@ -111,6 +111,12 @@ def in_parts(self:Engine, most:int)->list[Engine]: # learners in each, at most
     "Engines of parts of the cohort."
     return [type(self)(c) for c in self.cohort.split(most)]
 
+@patch
+def between_tasks(self:Engine, ended, following)->None: # `Task`s
+    "As `Cohort.between_tasks`; of modules, as many learners at a time as take their steps together."
+    if isinstance(self.cohort.network, Network) or not self.parts: return self.cohort.between_tasks(ended, following)
+    for c in (p.cohort for p in self.parts):
+        c.between_tasks(ended.part(c.seeds), following and following.part(c.seeds))
 
 # %% ../../nbs/internals/04_engines.ipynb #8d5a0826
 HELD = 2**28 # bytes that a step may hold on a CPU, where more is not faster
