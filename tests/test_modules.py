@@ -383,11 +383,14 @@ def test_attention_drops_its_weights(options):
     heads = 2 if options.get("enable_gqa") else 4
     q, k, v = (torch.randn(3, h, n, 6, generator=g, dtype=torch.float64) for h, n in ((4, 5), (heads, 7), (heads, 7)))
     weights = lambda f, p: f(q, k, torch.eye(7, dtype=torch.float64).expand(3, heads, 7, 7), dropout_p=p, **options)
-    full, dropped = weights(F.scaled_dot_product_attention, 0.), weights(KeyedDropout(torch.tensor(3), 0).attention, .25)
+    full = weights(F.scaled_dot_product_attention, 0.)
+    def keyed(*args, **options):
+        with KeyedDropout(torch.tensor(3), 0).instead(): return F.scaled_dot_product_attention(*args, **options)
+    dropped = weights(keyed, .25)
     kept = dropped != 0
     torch.testing.assert_close(dropped, torch.where(kept, full / .75, 0.))
     assert .1 < 1 - kept[full > 0].double().mean() < .4
-    torch.testing.assert_close(KeyedDropout(torch.tensor(3), 0).attention(q, k, v, dropout_p=.25, **options), dropped @ v.repeat_interleave(4 // heads, 1))
+    torch.testing.assert_close(keyed(q, k, v, dropout_p=.25, **options), dropped @ v.repeat_interleave(4 // heads, 1))
 
 
 @pytest.mark.parametrize("f, dims, size", ((F.dropout1d, 2, (4, 5)), (F.dropout1d, 3, (4, 5, 6)), (F.dropout2d, 3, (4, 5, 6)), (F.dropout2d, 4, (4, 5, 3, 3)), (F.dropout3d, 4, (4, 5, 3, 3)), (F.dropout3d, 5, (4, 5, 3, 3, 2))))
