@@ -64,7 +64,8 @@ class ModuleNetwork:
         if self.found is None: self.found = units(self.model, self.example, self.skip)
         if beyond := [n for n, why in self.found.left_out.items() if why == NOT_REACHED]:
             raise InputError(f"The example does not reach {beyond}. If it listens to units, what it gives would change "
-                             "when they are renewed. Give an example that reaches it, or name it in skip=.")
+                             "when they are renewed. Give an example that reaches it, such as a larger batch, or name it "
+                             "in skip=.")
         if self.found.groups:
             self._check_learned()
             return list(self.found)
@@ -553,12 +554,12 @@ def _prepare(self:DropIn, anew=False): # gradients are there, by a closure anew
 
 # %% ../nbs/18_drop_in.ipynb #d310459e
 @patch
-def _write_gradients(self:DropIn, grad): # of those that have one
+def _write_gradients(self:DropIn, grad):
     for w, p, padding in zip(self.stack.network.weights, self.stack.own, self.stack.padding):
-        if p.grad is None: continue
         new = w.view(grad)[0].view_as(p)
-        if padding is not None: new[padding] = p.grad[padding]
-        p.grad.copy_(new)
+        if padding is not None: new[padding] = 0 if p.grad is None else p.grad[padding]
+        if p.grad is not None: p.grad.copy_(new)
+        elif p.requires_grad and new.any(): p.grad = torch.empty_like(p).copy_(new) # as if the loss had the penalty
 
 @patch
 @torch.no_grad()
@@ -841,12 +842,14 @@ def _of_batches(model, x, y, loss, batches):
 
 def _tangent_kernel(model, x, examples): # [1, n, n]
     n = len(next(t for t in tree_leaves(x) if isinstance(t, Tensor)))
-    given = [_by_name(call(model, _some(x, n, slice(i, i + 1)))) for i in range(min(examples, n))]
+    size = examples if model.training else 1 # in training mode, examples of a batch depend on one another
+    given = [_by_name(call(model, _some(x, n, slice(i, min(i + size, n))))) for i in range(0, min(examples, n), size)]
     if not isinstance(given[0], Tensor):
         raise InputError(f"kernel = {examples}: the model gives {_what(given[0])}, and a tensor of outputs is needed.")
     learns = [p for p in model.parameters() if p.requires_grad]
+    outputs = torch.cat(given)
     rows = (torch.cat([_side_by_side(_gradients(number, learns)) for number in of])
-            for of in zip(*(t.flatten() for t in given), strict=True))
+            for of in outputs.reshape(len(outputs), -1).T)
     return sum(r @ r.mT for r in rows)[None]
 
 # %% ../nbs/18_drop_in.ipynb #cb80d562

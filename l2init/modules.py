@@ -31,7 +31,7 @@ from .internals.random_numbers import bits, key, seed_torch, torch_put_back
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .parts import Part
 from .regularizers import is_norm
-from .units import (call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
+from .units import (activated_by_functions, call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
                           units)
 
 # %% ../nbs/10_modules.ipynb #4e20504b
@@ -105,9 +105,10 @@ class StackedModule:
                  shape:tuple, # of one input
                  classes:int, # number of outputs
                  precision:torch.dtype|None=None, # of passes in training; None: the weights'
+                 skip:list[str]=(), # modules whose units are left out
                 ):
         self.factory, self.shape, self.classes = factory, tuple(shape), classes
-        self.precision = precision
+        self.precision, self.skip = precision, list(skip)
         self.state, self.seeds, self.closed = {}, None, None
         self.found = None # the groups of units, once somebody asks
         self.looked_for = {} # what probes found, for all parts
@@ -447,11 +448,10 @@ def activations(self:StackedModule,
     [K, B, units]: all positions would not fit into memory."""
     groups = self._groups()
     def call(p, b, x):
-        with _seeing(self.template) as (last, units), reading(self.template, groups) as saved:
+        with _seeing(self.template) as (last, of_layers), reading(self.template, groups or []) as saved:
             logits = self._called(p, b, x)
-        units += [g.activations(saved)[0].abs().unflatten(1, (len(x), -1)).mean(2).mT
-                  for g in groups if g.was_asked(saved)]
-        return logits, last, tuple(units)
+        of_groups = [g.activations(saved)[0].abs().unflatten(1, (len(x), -1)).mean(2).mT for g in groups or []]
+        return logits, last, tuple(of_layers if groups is None else of_groups)
     self.template.eval()
     with attention_for_vmap():
         logits, last, units = vmap(call)(_flat(params, self.shapes), self.state, x)
@@ -474,12 +474,16 @@ def _seeing(template): # what the last linear layer gets, and what each layer of
         for h in hooks: h.remove()
 
 @patch
-def _groups(self:StackedModule): # by which units are seen where activations are functions
-    if any(isinstance(m, ACTIVATIONS) for m in self.template.modules()): return []
+def _groups(self:StackedModule): # by which units are seen where an activation is a function; None: by layers
     if "groups" not in self.looked_for:
-        try: self.looked_for["groups"] = self.hidden_layers()
-        except InputError: self.looked_for["groups"] = []
+        self.looked_for["groups"] = None
+        if activated_by_functions(self.template, self._example(), ACTIVATIONS):
+            try: self.looked_for["groups"] = self.hidden_layers()
+            except InputError: self.looked_for["groups"] = []
     return self.looked_for["groups"]
+
+@patch
+def _example(self:StackedModule): return torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
 
 # %% ../nbs/10_modules.ipynb #8b86eaba
 @patch
@@ -516,8 +520,7 @@ def origin(self:StackedModule)->str:
 def hidden_layers(self:StackedModule)->list:
     "The groups of units, as they are found in a module. Raises `InputError` for units that are not understood."
     if self.found is None:
-        example = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
-        found = units(self.template, example)
+        found = units(self.template, self._example(), self.skip)
         if not found.groups:
             why = "; ".join(f"{name!r}: {reason}" for name, reason in found.left_out.items())
             raise InputError(f"Hidden units are asked for, but the network has none. Left out: {why or 'nothing'}.")
@@ -622,6 +625,7 @@ def _try_alone(self:StackedModule, x): # without vmap
 class ModuleArchitecture(Options):
     "Options of a network that is made of a module. A subclass says which."
     precision: Literal["full", "bfloat16"] = "full" # of passes in training; full: the weights'
+    skip: list[str] = [] # modules whose units are left out, by resets and probes
 
     def module(self, shape:tuple, classes:int)->nn.Module:
         "One learner's module."
@@ -629,7 +633,7 @@ class ModuleArchitecture(Options):
     def build(self, shape:tuple, classes:int)->StackedModule:
         "The network for inputs of `shape`."
         low = torch.bfloat16 if self.precision == "bfloat16" else None
-        return StackedModule(self.module, shape, classes, low)
+        return StackedModule(self.module, shape, classes, low, self.skip)
 
 # %% ../nbs/10_modules.ipynb #3e643ae0
 @networks.register("module")

@@ -1,6 +1,7 @@
 """Methods in a loop of one's own: equal to a cohort of one, on networks of several families, with the optimizers and tools that people use."""
 import copy
 import io
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -561,7 +562,7 @@ def test_what_the_example_does_not_reach_is_named():
     for options in (dict(example=x), dict(units=found)):
         with pytest.raises(InputError, match=r"does not reach \['heads.b'\]"): ReDo(model, opt, period=1, threshold=0., **options)
     ReDo(model, opt, example=x, skip=["heads.b"], period=1, threshold=0.).remove()
-    assert units(nn.TransformerEncoderLayer(8, 2, 16), torch.randn(2, 3, 8)).left_out.keys() == {"linear2"} # not `out_proj`, whose weights the attention uses
+    assert units(nn.TransformerEncoderLayer(8, 2, 16), torch.randn(2, 3, 8)).left_out.keys() == {"linear2", "self_attn"} # not `out_proj`, whose weights the attention uses
 
 
 def test_hooked_twice_it_would_act_twice():
@@ -695,7 +696,9 @@ class Complex(nn.Module):
 def test_newer_probes_of_models_as_users_have_them(make, x):
     torch.manual_seed(0)
     model, y = make(), torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    found = measure(model, x, y, readiness=3, kernel=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error") # as of complex numbers that lose a part
+        found = measure(model, x, y, readiness=3, kernel=4)
     logits = lambda x: out["logits"] if isinstance(out := model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, tuple) else model(x), dict) else out
     def flat(value): return torch.cat([torch.view_as_real(g.to_dense() + 0j).flatten() for g in torch.autograd.grad(value, list(model.parameters()), retain_graph=True)])
     of = lambda i: flat(F.cross_entropy(logits(x)[i], y[i]))
@@ -707,6 +710,21 @@ def test_newer_probes_of_models_as_users_have_them(make, x):
     assert found["kernel_rank"] == srank(torch.linalg.eigvalsh((rows @ rows.mT).sum(0).double()).clamp(min=0).flip(-1)[None])
     weight = torch.autograd.grad(F.cross_entropy(out, y), model.net[0].weight)[0].abs().mean(1)
     assert found["grama_share"] == pytest.approx((weight <= .01 * weight.mean()).float().mean().item())
+
+
+def test_a_tangent_kernel_in_training_mode_is_that_of_a_batch():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double(), torch.randn(5, 6, dtype=torch.float64)
+    found = measure(model, x, train=True, kernel=4)["kernel_rank"]
+    given = copy.deepcopy(model).train()
+    out = given(x[:4])
+    rows = torch.stack([torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(out[i, c], list(given.parameters()), retain_graph=True)]) for i in range(4)]) for c in range(3)])
+    assert found == srank(torch.linalg.eigvalsh((rows @ rows.mT).sum(0)).clamp(min=0).flip(-1)[None])
+
+
+def test_a_model_of_one_output_without_its_dimension():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+    assert 1 <= measure(model, torch.randn(5, 6), torch.randn(5), loss=F.mse_loss, kernel=3, readiness=2)["kernel_rank"] <= 3
 
 
 def test_what_is_frozen_is_measured():

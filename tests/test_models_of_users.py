@@ -418,6 +418,82 @@ def test_a_layer_that_was_replaced_is_named(method):
     with pytest.raises(InputError, match="no longer has all parameters that it had .* a layer was replaced"): optimizer.step()
 
 
+class StandardizedConv(nn.Conv2d):
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, w / (w.std((1, 2, 3), keepdim=True) + 1e-5), self.bias, padding=1)
+
+
+class ActorAndCritic(nn.Module):
+    def __init__(self): super().__init__(); self.body, self.actor, self.critic = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 1)
+    def forward(self, x):
+        h = self.body(x).relu()
+        return self.actor(h), self.critic(h.detach())
+
+
+AT_ZERO = { # model, input, what begins at 0
+    "a head behind weights that are standardized": (lambda: nn.Sequential(StandardizedConv(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), StandardizedConv(8, 16, 3), nn.GroupNorm(2, 16), nn.ReLU(),
+                                                                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), torch.randn(4, 1, 8, 8), lambda m: m[-1]),
+    "a head that the graph does not see": (ActorAndCritic, torch.randn(4, 6), lambda m: m.critic),
+}
+
+
+@pytest.mark.parametrize("name", AT_ZERO)
+def test_weights_of_zero_hide_nothing(name):
+    make, x, head = AT_ZERO[name]
+    torch.manual_seed(0)
+    model = make()
+    for zero in (False, True):
+        if zero: nn.init.zeros_(head(model).weight), nn.init.zeros_(head(model).bias)
+        with pytest.raises(InputError, match="does not do what its graph says"): units(model, x)
+    assert not head(model).weight.any() and not head(model).bias.any()
+
+
+@pytest.mark.parametrize("make", (lambda: nn.PReLU(), lambda: nn.PReLU(8)))
+def test_slopes_before_flattening(make):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 8, 3), make(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10)), torch.randn(4, 1, 8, 8)
+    group, = units(model, x)
+    assert group.units == 8 and group.consumers[0].each == 9 and len(group.normalizers) == (model[1].num_parameters > 1)
+
+
+def test_a_penalty_pulls_what_has_no_gradient():
+    "As it does in the loss: experts without examples."
+    def trained(dropped_in):
+        torch.manual_seed(0)
+        model, batch = Experts(), torch.randn(6, 2, 6)
+        opt = torch.optim.Adam(model.parameters(), lr=.01)
+        penalty = drop_in("l2_init", model, opt, strength=.1) if dropped_in else L2Init(model, .1)
+        for x in batch:
+            opt.zero_grad()
+            (F.cross_entropy(model(x), torch.tensor([0, 1])) + (0 if dropped_in else penalty())).backward()
+            opt.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.allclose(trained(True), trained(False), rtol=0, atol=1e-6)
+
+
+def test_what_is_called_twice_is_told_how():
+    class Twice(nn.Module):
+        def __init__(self): super().__init__(); self.encoder, self.out = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)), nn.Linear(8, 3)
+        def forward(self, x): return self.out(torch.cat([self.encoder(x), self.encoder(-x)], 1))
+    with pytest.raises(InputError, match="'encoder.0' is called 2 times, where once, on all inputs together, would do"): units(Twice(), X[:, :6])
+
+
+def test_the_utility_of_units_that_wait_stays():
+    model = Heads()
+    optimizer = sgd(model)
+    handle = drop_in("cpr", model, optimizer, X, period=100)
+    for which in (0, 0, 1):
+        optimizer.zero_grad()
+        F.cross_entropy(model(X, which), Y).backward()
+        before = handle.parts[0].state["utility"].clone()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+        changed = (handle.parts[0].state["utility"] != before).view(2, 8).any(1)
+        assert changed.tolist() == [which == 0, which == 1]
+
+
 def test_embeddings_are_named():
     for model in (nn.Sequential(nn.Embedding(10, 8), nn.ReLU(), nn.Linear(8, 3)), nn.Sequential(nn.EmbeddingBag(10, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))):
         assert "is an embedding" in units(model, torch.randint(10, (4, 5))).left_out["0"]

@@ -79,7 +79,8 @@ def test_each_learner_is_a_plain_loop(name):
 def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeypatch):
     "Seeds overlap in the parts."
     whole, few = cohort_of(name, method, shape=(1, 28, 28)), cohort_of(name, method, shape=(1, 28, 28))
-    probes = dict(progress=False, fresh=1, forgetting=True, plasticity=2, readiness=2, grama=True, kernel=3)
+    probes, sizes, own = dict(progress=False, fresh=1, forgetting=True, plasticity=2, readiness=2, grama=True, kernel=3), [], Cohort.between_tasks
+    monkeypatch.setattr(Cohort, "between_tasks", lambda self, *tasks: (sizes.append(len(self)), own(self, *tasks)))
     expected = train(whole, small_stream(), **probes)
     assert engines.engine(few).at_a_time(16) >= len(few)
     monkeypatch.setattr(engines, "HELD", 3 * few.network.step_memory(few.theta[:2], 16))
@@ -89,7 +90,7 @@ def test_as_many_learners_at_a_time_as_there_is_memory_for(name, method, monkeyp
     engines.engine(few).at_a_time(16)
     assert all(torch.equal(t, before[n]) for n, t in few.tensors().items()) # looking changes nothing
     pd.testing.assert_frame_equal(train(few, small_stream(), **probes), expected, rtol=1e-5, atol=1e-5)
-    assert few.steps == whole.steps
+    assert few.steps == whole.steps and {*sizes[:2]} == {len(whole)} and max(sizes[2:]) < 4
     for n, t in few.tensors().items(): torch.testing.assert_close(t, whole.tensors()[n], rtol=0, atol=1e-8)
 
 
@@ -269,17 +270,51 @@ class ByFunctions(nn.Module):
     def forward(self, x): return self.out(F.relu(self.hidden(F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1))))
 
 
+class Mixed(ByFunctions):
+    def __init__(self): super().__init__(); self.act = nn.ReLU()
+    def forward(self, x): return self.out(self.act(self.hidden(F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1))))
+
+
+class NotUnderstood(ByFunctions):
+    def forward(self, x): return self.out(F.relu(self.hidden(F.max_pool2d(F.relu(F.conv2d(x, self.conv.weight.softmax(0))), 2).flatten(1))))
+
+
+def probed(make): return Cohort(grid("plain", [0, 1], [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", factory=lambda *_: make()).probe(*(t.float() if t.is_floating_point() else t for t in batches()[0]))
+
+
+def test_units_that_are_not_understood_are_not_counted():
+    found = probed(NotUnderstood)
+    assert found["dead_share"].isnan().all() and found["dormant_share"].isnan().all() and found["srank"].isfinite().all()
+
+
+@pytest.mark.parametrize("skip, said", ((["hidden"], ""), (["hiden"], "Did you mean 'hidden'"), ("hidden", "list")))
+def test_units_of_a_network_can_be_left_out(skip, said):
+    make = lambda: Cohort(grid("redo", [0, 1], [1e-2], period=[1], threshold=[1e9]), (1, 8, 8), 10, "redo", "sgd", "module", factory=lambda *_: Mixed(), skip=skip)
+    if said:
+        with pytest.raises(InputError, match=said): make()
+        return
+    cohort = make()
+    before = {m: {n: t.clone() for n, t in of.items()} for m, of in cohort.params.items()}
+    cohort.step(*(t.float() if t.is_floating_point() else t for t in batches()[0]))
+    renewed = {m: not torch.allclose(before[m]["weight"], cohort.params[m]["weight"], rtol=0, atol=.05) for m in before}
+    assert renewed == dict(conv=True, hidden=True, out=False) # `hidden` listens to the channels; it is not renewed itself
+    assert cohort.params["out"]["weight"].any() and not cohort.params["hidden"]["weight"].any()
+
+
 def test_units_behind_functions_are_seen_as_those_behind_layers():
     by_layers = lambda shape, classes: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 10))
-    cohorts = [Cohort(grid("plain", [0, 1], [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", dtype=torch.float64, factory=f) for f in (lambda *_: ByFunctions(), by_layers)]
+    factories = dict(functions=lambda *_: ByFunctions(), mixed=lambda *_: Mixed(), layers=by_layers)
+    cohorts = {n: Cohort(grid("plain", [0, 1], [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", dtype=torch.float64, factory=f) for n, f in factories.items()}
     x, y = batches()[0]
-    for c in cohorts:
-        c.theta.copy_(cohorts[0].theta)
-        first = c.params["conv" if c is cohorts[0] else "0"]
+    for n, c in cohorts.items():
+        c.theta.copy_(cohorts["functions"].theta)
+        first = c.params["0" if n == "layers" else "conv"]
         first["bias"][0, :2] = -9. # dead channels of the first learner
-    mine, its = (c.probe(x, y, portion=1) for c in cohorts)
-    assert mine["dead_share"][0] >= 2 / 16 and mine.keys() == its.keys()
-    for n in mine: torch.testing.assert_close(mine[n], its[n])
+    mine, mixed, its = (c.probe(x, y, portion=1) for c in cohorts.values())
+    assert mine["dead_share"][0] >= 2 / 16 and mine.keys() == its.keys() == mixed.keys()
+    for n in mine:
+        torch.testing.assert_close(mine[n], its[n])
+        torch.testing.assert_close(mixed[n], its[n])
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -403,6 +438,20 @@ def test_what_falls_together_is_what_falls_together_in_pytorch(f, dims, size):
     with own.instead(): mine = torch.stack([getattr(F, f.__name__)(torch.ones(size), .5) for _ in range(40)])
     def together(draws): return (draws.flatten(1)[:, :, None] == draws.flatten(1)[:, None]).all(0) # in all draws alike
     assert torch.equal(together(its), together(mine)) and {*mine.unique().tolist()} == {0., 2.}
+
+
+@pytest.mark.parametrize("mode", ("row", "batch"))
+def test_stochastic_depth_leaves_out_rows_or_the_batch(mode):
+    layer = StochasticDepth(.5, mode)
+    with KeyedDropout(torch.tensor(0), 0).instead(): draws = torch.stack([layer(torch.ones(6, 3)) for _ in range(20)])
+    assert (draws == draws[:, :, :1]).all() and {*draws.unique().tolist()} == {0., 2.}
+    assert (draws == draws[:, :1]).all() == (mode == "batch")
+
+
+def test_what_drops_in_place_changes_what_it_is_given():
+    x = torch.ones(40)
+    with KeyedDropout(torch.tensor(0), 0).instead(): F.dropout(x, .5, inplace=True)
+    assert {*x.tolist()} == {0., 2.}
 
 
 @pytest.mark.parametrize("name", ("group", "vit"))
