@@ -29,8 +29,9 @@ from .modules import kind_of_layer, module_weights, output_layer
 from .networks import Distribution, Weight
 from .parts import MOMENTS, act, does
 from .regularizers import Hooked, Regularizer, _before_update, _with_hooks, hooked_to
-from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, call, check_there, first_tensor,
-                          initial_distributions, inner, linear_dims, reading, tensors_of, undisturbed, units)
+from .units import (NOT_REACHED, Hook, ModuleUnits, _calls, _differentiable, _leaves, call, check_there,
+                          first_tensor, initial_distributions, inner, linear_dims, reading, tensors_of, undisturbed,
+                          units)
 
 # %% ../nbs/18_drop_in.ipynb #50db17e2
 def _named_as_ours(model, weights): # also linear layers as ours, [in, out]
@@ -64,7 +65,7 @@ class ModuleNetwork:
         if self.found is None: self.found = units(self.model, self.example, self.skip)
         if beyond := [n for n, why in self.found.left_out.items() if why == NOT_REACHED]:
             raise InputError(f"The example does not reach {beyond}. If it listens to units, what it gives would change "
-                             "when they are renewed. Give an example that reaches it, such as a larger batch, or name it "
+                             "when they are renewed. Give an example that reaches it, as a larger batch may, or name it "
                              "in skip=.")
         if self.found.groups:
             self._check_learned()
@@ -256,13 +257,7 @@ def squares(self:ModuleStack, x, y:Tensor)->Tensor: # as `loss_gradient`
     "The sum over examples of the squared gradient of each one's log-likelihood, of this rank."
     n, model = y.shape[1], self.network.model
     one = lambda i: _some(x, n, slice(i, i + 1))
-    with undisturbed(model), torch.no_grad():
-        whole, first = (_logits(call(model, it)) for it in (x, one(0)))
-    if len(whole) != n or len(first) != 1 or not torch.allclose(
-            first, whole[:1], rtol=.01, atol=.01 * whole.abs().max().item(), equal_nan=True):
-        raise InputError(f"task_ends: a batch of {n} labels, of which the model has to be asked about one example "
-                         "at a time. It then says something else: the first size of each tensor that has examples "
-                         f"has to be {n}, and no other tensor's.")
+    _check_alone(model, x, n, "task_ends")
     return self._total([(one(i), y[0, i:i + 1]) for i in range(y.shape[1])], torch.square)
 
 @patch
@@ -374,9 +369,9 @@ class DropIn(Hooked):
         self.stack = ModuleStack(network, self.optimizer, checked(_Drawn, method, dict(seed=seed)).seed)
         self.steps, self.tasks, self.seen = 0, 0, {} # done, ended, and activations
         self._told = set() # names of groups whose waiting was told
-        self._begun = self._ready = self._looked = self._due = False
+        self._begun = self._ready = self._looked = self._due = self._ran = False
         self._start = self._grad = None
-        self._enters = "before_next_step" in values.values()
+        self._enters, self._pools = (word in values.values() for word in ("before_next_step", "pooling"))
         self.stack._flat = self.stack.theta0.clone() # of all ranks
         self.parts = [p(self.stack, self._values(its, values))
                       for p, its in zip(self.method.parts, self.method.columns)]
@@ -458,6 +453,7 @@ def _hook(self:DropIn):
     begin = torch.compiler.disable(self._begin) if self._enters else self._begin # which would be compiled in each step
     if self.at["before_step"]: self.hooks.append(m.register_forward_pre_hook(Hook(begin)))
     found = self.stack.network.found if self.at["after_step"] else None
+    if found: self.hooks.append(m.register_forward_pre_hook(Hook(self._note_pass)))
     places = [p for g in found or () for p in (*g.producers, *g.consumers, *g.normalizers)]
     self.renewed = [(p.module, w) for p in places for w in m.get_submodule(p.module).parameters(recurse=False)
                     if w.requires_grad]
@@ -467,9 +463,12 @@ def _hook(self:DropIn):
             if module is own and self._wanted(): # not of a replica, which shares the hook
                 given = output if key[1] else first_tensor(args, kwargs)
                 if _by_example(given): return
-                self.seen[key] = [given.detach()[None]]
+                if given.numel() or key not in self.seen: self.seen[key] = [given.detach()[None]]
         hook = sub.register_forward_hook if s.output else sub.register_forward_pre_hook
         self.hooks.append(hook(Hook(note), with_kwargs=True))
+
+@patch
+def _note_pass(self:DropIn, *_): self._ran = self._ran or self.model.training and torch.is_grad_enabled()
 
 @patch
 def _wanted(self:DropIn): # may something be done after the next step?
@@ -564,8 +563,9 @@ def _write_gradients(self:DropIn, grad):
 @patch
 @torch.no_grad()
 def _after(self:DropIn, optimizer, args, kwargs): # its step
-    if not self._ready: return # it was skipped
-    self._ready = self._begun = False
+    ready, self._ready, self._ran = self._ready, False, False
+    if not ready: return self.seen.clear() # it was skipped
+    self._begun = False
     if self.at["direction"]:
         delta = self.stack.gathered() - self._start
         self.stack._flat = self._start # as parts see it in a cohort: before the step
@@ -582,32 +582,35 @@ def _after(self:DropIn, optimizer, args, kwargs): # its step
 @patch
 def _wanted_now(self:DropIn): # is something done after this step?
     due = bool(self.at["after_step"]) and min(p.idle(self.steps) for p in self.at["after_step"]) == 1
-    groups = self.stack.network.found.groups if due and self.stack.network.found is not None else []
-    if groups and not self.seen and not self.model.training:
-        raise InputError("The optimizer takes a step, but the model is in eval mode, in which its units are not "
-                         "watched: call model.train() before the pass.")
-    if groups and not self.seen:
-        raise InputError("The optimizer takes a step, but the model was not run before in training mode with "
-                         "gradients, so that its units were not seen. "
-                         "A model that was compiled before, or whose like was, has to be compiled anew after "
-                         "torch._dynamo.reset().")
-    if groups: self._let_wait(groups)
+    if due and self.stack.network.found: self._let_wait(self.stack.network.found.groups)
     return due
 
 @patch
 def _let_wait(self:DropIn, groups): # those whose units cannot be judged, on any rank
-    took_part = [g.was_asked(self.seen) for g in groups]
-    if _many_ranks():
+    took_part = [g.was_asked(self.seen, self._pools) for g in groups]
+    if _many_ranks(): # all of which come here, whatever is wrong with one
         of_all = torch.tensor(took_part, dtype=torch.int, device=self.stack.kind[1])
         dist.all_reduce(of_all, dist.ReduceOp.MIN)
         took_part = of_all.tolist()
+    self._check_seen()
     self.stack.waiting = {g.name for g, yes in zip(groups, took_part) if not yes}
-    if len(self.stack.waiting) == len(groups):
-        raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
     if new := sorted(self.stack.waiting - self._told):
         warnings.warn(f"{self.name}: the units of {new} had no part in the batch before the optimizer's step, as those "
-                      "of an expert without examples. They wait for a step in which they have.", stacklevel=2)
+                      "of an expert without examples. They are not judged by it.", stacklevel=2)
     self._told |= self.stack.waiting
+
+@patch
+def _check_seen(self:DropIn):
+    if not self.seen and not self.model.training:
+        raise InputError("The optimizer takes a step, but the model is in eval mode, in which its units are not "
+                         "watched: call model.train() before the pass.")
+    if not self.seen and not self._ran:
+        raise InputError("The optimizer takes a step, but the model was not run before in training mode with "
+                         "gradients, so that its units were not seen. "
+                         "A model that was compiled before, or whose like was, has to be compiled anew after "
+                         "torch._dynamo.reset().")
+    if self.seen and not any(t.numel() for ts in self.seen.values() for t in ts):
+        raise InputError("The batch before the optimizer's step has no examples, by which units could be judged.")
 
 @patch
 def _everywhere(self:DropIn)->dict: # what was seen, on all ranks
@@ -827,6 +830,17 @@ def _grama(model, groups, grads):
 def _some(x, n, which:slice): # of n examples that a model is given
     return tree_map(lambda t: t[which] if isinstance(t, Tensor) and t.dim() and len(t) == n else t, x)
 
+@torch.no_grad()
+def _check_alone(model, x, n, asks): # does an example give the same alone?
+    if n == 1: return
+    with undisturbed(model): whole, alone = (_leaves(call(model, it)) for it in (x, _some(x, n, slice(0, 1))))
+    near = lambda one, all: torch.allclose(one, all, rtol=.01, atol=.01 * all.abs().max().item(), equal_nan=True)
+    pairs = [(one, all) for one, all in zip(alone, whole) if all.dim() and len(all) == n]
+    same = all(one.shape == w[:1].shape and near(one, w[:1]) for one, w in pairs)
+    if pairs and len(alone) == len(whole) and same: return
+    raise InputError(f"{asks}: it asks the model about some of the {n} examples at a time. It then says something else "
+                     f"than of all: the first size of each tensor that has examples has to be {n}, and no other tensor's.")
+
 def _side_by_side(grads): # as real numbers, [1, P]; nan without any
     real = [(torch.view_as_real(g) if g.is_complex() else g).flatten().float() for g in grads]
     return torch.cat(real)[None] if real else torch.full((1, 1), torch.nan)
@@ -834,6 +848,7 @@ def _side_by_side(grads): # as real numbers, [1, P]; nan without any
 def _of_batches(model, x, y, loss, batches):
     n = len(y)
     size = n // batches
+    _check_alone(model, x, n, "readiness")
     def gradient(some):
         grads = _loss_and_gradients(model, call(model, _some(x, n, some)), y[some], loss)[1]
         return _side_by_side(grads.values())
@@ -841,15 +856,17 @@ def _of_batches(model, x, y, loss, batches):
     return dict(mean_gradient_square=square.item(), readiness=share.item())
 
 def _tangent_kernel(model, x, examples): # [1, n, n]
-    n = len(next(t for t in tree_leaves(x) if isinstance(t, Tensor)))
+    n = next((len(t) for t in tree_leaves(x) if isinstance(t, Tensor) and t.dim()), 0)
+    _check_alone(model, x, n, "kernel")
     size = examples if model.training else 1 # in training mode, examples of a batch depend on one another
     given = [_by_name(call(model, _some(x, n, slice(i, min(i + size, n))))) for i in range(0, min(examples, n), size)]
     if not isinstance(given[0], Tensor):
         raise InputError(f"kernel = {examples}: the model gives {_what(given[0])}, and a tensor of outputs is needed.")
     learns = [p for p in model.parameters() if p.requires_grad]
-    outputs = torch.cat(given)
-    rows = (torch.cat([_side_by_side(_gradients(number, learns)) for number in of])
-            for of in outputs.reshape(len(outputs), -1).T)
+    try: outputs = torch.cat([t.reshape(len(t), -1) for t in given])
+    except RuntimeError as e: raise InputError(f"kernel = {examples}: outputs differ by example: {said(e)}.") from e
+    if not outputs.requires_grad: learns = [] # none of them has a part in what the model gives
+    rows = (torch.cat([_side_by_side(_gradients(number, learns)) for number in of]) for of in outputs.T)
     return sum(r @ r.mT for r in rows)[None]
 
 # %% ../nbs/18_drop_in.ipynb #cb80d562

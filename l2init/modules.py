@@ -31,8 +31,8 @@ from .internals.random_numbers import bits, key, seed_torch, torch_put_back
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .parts import Part
 from .regularizers import is_norm
-from .units import (activated_by_functions, call, first_tensor, initial_distributions, inner, linear_dims, reading, undisturbed,
-                          units)
+from .units import (activated_by_functions, call, first_tensor, initial_distributions, inner, linear_dims,
+                          reading, undisturbed, units)
 
 # %% ../nbs/10_modules.ipynb #4e20504b
 def kind_of_layer(module:nn.Module)->str:
@@ -214,7 +214,8 @@ class KeyedDropout:
         "`x` by a mask of `shape`, of which the share `p` is left out."
         draw = (bits(key(self.seed, "dropout", self.step, self.masks), math.prod(shape)) >> 40) & 0xFFFFFF
         self.masks += 1
-        out = torch.where((draw >= p * 2**24).view(shape), x / (1 - p), 0.)
+        kept = (draw >= p * 2**24).view(shape).to(x.dtype)
+        out = x * (kept / (1 - p) if p < 1 else kept)
         return x.copy_(out) if inplace else out
 
     def _dropout(self, input, p=.5, training=True, inplace=False):
@@ -430,7 +431,9 @@ def step_memory(self:StackedModule,
 def example_memory(self:StackedModule, theta:Tensor)->int: # [K, P]
     "Bytes that a pass forward and backward takes for each example of a learner, about."
     if "bytes" not in self.looked_for:
-        few, more = (self.step_memory(theta[:1], examples) for examples in (2, 4))
+        full = copy(self)
+        full.precision = None # as probes look
+        few, more = (full.step_memory(theta[:1], examples) for examples in (2, 4))
         self.looked_for["bytes"] = max(1, (more - few) // 2)
     return self.looked_for["bytes"]
 
@@ -450,12 +453,15 @@ def activations(self:StackedModule,
     def call(p, b, x):
         with _seeing(self.template) as (last, of_layers), reading(self.template, groups or []) as saved:
             logits = self._called(p, b, x)
-        of_groups = [g.activations(saved)[0].abs().unflatten(1, (len(x), -1)).mean(2).mT for g in groups or []]
+        of_groups = [_by_example(g.activations(saved)[0].abs(), len(x)).mT for g in groups or []]
         return logits, last, tuple(of_layers if groups is None else of_groups)
     self.template.eval()
     with attention_for_vmap():
         logits, last, units = vmap(call)(_flat(params, self.shapes), self.state, x)
     return closed_off(logits, self.closed), last.get("features"), list(units)
+
+def _by_example(sizes, n): # [units, examples × positions] -> [units, n]; of a table that all examples share, as it is
+    return sizes if sizes.shape[1] % n else sizes.unflatten(1, (n, -1)).mean(2)
 
 @contextmanager
 def _seeing(template): # what the last linear layer gets, and what each layer of activations gives, while it runs
@@ -478,7 +484,7 @@ def _groups(self:StackedModule): # by which units are seen where an activation i
     if "groups" not in self.looked_for:
         self.looked_for["groups"] = None
         if activated_by_functions(self.template, self._example(), ACTIVATIONS):
-            try: self.looked_for["groups"] = self.hidden_layers()
+            try: self.looked_for["groups"] = self.traced()
             except InputError: self.looked_for["groups"] = []
     return self.looked_for["groups"]
 
@@ -519,13 +525,19 @@ def origin(self:StackedModule)->str:
 @patch
 def hidden_layers(self:StackedModule)->list:
     "The groups of units, as they are found in a module. Raises `InputError` for units that are not understood."
-    if self.found is None:
+    if self.found is None: self.found, self.distributions = self.traced(), initial_distributions(self.template)
+    return self.found
+
+@patch
+def traced(self:StackedModule)->list:
+    "As `hidden_layers`, for a look: what units give is not kept in each step from now on."
+    if "units" not in self.looked_for:
         found = units(self.template, self._example(), self.skip)
         if not found.groups:
             why = "; ".join(f"{name!r}: {reason}" for name, reason in found.left_out.items())
             raise InputError(f"Hidden units are asked for, but the network has none. Left out: {why or 'nothing'}.")
-        self.found, self.distributions = list(found), initial_distributions(self.template)
-    return self.found
+        self.looked_for["units"] = list(found)
+    return self.looked_for["units"]
 
 @patch
 def module(self:StackedModule, row:Tensor, buffers=())->nn.Module: # [P]
@@ -548,6 +560,7 @@ def output_layer(self:StackedModule)->str:
 def _try(self:StackedModule):
     seeds = torch.zeros(1, dtype=torch.int64)
     x = torch.rand(1, 2, *self.shape, generator=torch.Generator().manual_seed(0))
+    _check_norms(self.template)
     self._try_alone(x[0])
     again = self.draw("init", seeds)
     if not torch.equal(again, self.draw("init", seeds)):
@@ -571,8 +584,8 @@ def _try(self:StackedModule):
                      "in an attribute: all learners would share it. Draw it with torch and keep it by "
                      "register_buffer.")
 
-_DROPOUT = ("Dropout as PyTorch has it (nn.Dropout, F.dropout, of channels, in attention, torchvision's stochastic "
-            "depth) is keyed by learner and step.")
+_DROPOUT = ("Dropout as PyTorch has it (nn.Dropout and its like for channels, calls of F.dropout by that name, "
+            "attention's, torchvision's stochastic depth) is keyed by learner and step.")
 
 # %% ../nbs/10_modules.ipynb #9a7993d6
 @patch
@@ -620,6 +633,13 @@ def _try_alone(self:StackedModule, x): # without vmap
     if gives != (2, self.classes):
         raise InputError(f"The module gives {gives} for 2 inputs, "
                          f"but (2, {self.classes}) is needed: a tensor [examples, classes].")
+
+def _check_norms(template): # what they say in evaluation
+    for name, m in template.named_modules():
+        if not isinstance(m, nn.modules.batchnorm._BatchNorm) or m.running_mean is not None: continue
+        raise InputError(f"The batch norm {name!r} has no running statistics, so that in evaluation what it says of an "
+                         "example would depend on the others, of which probes look at as many as there is memory for: "
+                         "say track_running_stats=True, or take nn.GroupNorm.")
 
 # %% ../nbs/10_modules.ipynb #570258c9
 class ModuleArchitecture(Options):

@@ -338,7 +338,7 @@ def after_step(self:ContinualBackprop, seen, step):
         eligible = self.state_of(i)[0] > self.values["maturity"]
         number = self._how_many(i, eligible.sum(1, keepdim=True), step)
         found[i] = mean, utility, eligible, number
-    if none(*(n for *_, n in found.values())): return
+    if not found or none(*(n for *_, n in found.values())): return
     chosen = []
     for i, (mean, utility, eligible, n) in found.items():
         h = self.layers[i]
@@ -501,7 +501,8 @@ def after_step(self:SelfNormalizedResets, seen, step):
     for h, its in (of_layer(i, age) for i in took_part):
         its.add_(h.examples(seen))
     age.mul_(~heard)
-    due = age >= threshold
+    due = torch.zeros_like(heard)
+    for i in took_part: of_layer(i, due)[1].copy_(of_layer(i, age)[1] >= of_layer(i, threshold)[1])
     self.record(due)
     age.mul_(~due)
     renew_where(self.stack, self.layers, due.split(self.units, 1), step,
@@ -626,7 +627,7 @@ def after_step(self:PartialResets, seen, step):
         if not self.stack.took_part(h): continue
         shares.append((h, self.share(utility, v["replacement_rate"], v["sharpness"]) * due))
         utility.masked_fill_(due, 1.)
-    self.mix(shares, step)
+    if shares: self.mix(shares, step)
 
 # %% ../nbs/06_resets.ipynb #042366e8
 @patch

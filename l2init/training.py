@@ -162,7 +162,7 @@ def _newer(self:Cohort, net, params, x, y, grad, options, portion):
     return values
 
 def _incoming(net, grads): # of the units' weights, [K, units, …] for each layer or group
-    if not isinstance(net, Network): return [g.incoming(grads) for g in net.hidden_layers()]
+    if not isinstance(net, Network): return [g.incoming(grads) for g in net.traced()]
     weights = [g["weight"] for g, l in zip(grads, net.layers) if l.kind in ("linear", "conv")][:-1]
     return [w.mT if w.dim() == 3 else w for w in weights]
 
@@ -232,8 +232,8 @@ def measure(engine:Engine,
     if cohort.loss is cross_entropy: values["majority_share"] = cohort.per_learner(task.majority_share)
     if options.converged: values["steps_to_converge"] = steps_to_converge(engine, task, options.converged)
     if options.plasticity:
-        parts = [(p.cohort, task.part(p.cohort.seeds)) for p in engine.parts] or [(cohort, task)]
-        each = [c.trial_plasticity(*t.test, t.stream.batch_size, options.plasticity) for c, t in parts]
+        each = [c.trial_plasticity(*task.part(c.seeds).test, task.stream.batch_size, options.plasticity)
+                for c in engine.cohorts()]
         values["sample_plasticity"] = torch.cat(each)
     if options.fresh:
         values["fresh_accuracy"] = (nan if task.index % options.fresh
@@ -353,7 +353,7 @@ def check_stream(cohort:Cohort, stream:Stream)->None:
 def check_probes(cohort:Cohort, options:Probes)->None:
     "Raise `InputError` if the cohort cannot be measured as it is asked."
     if options.grama and isinstance(cohort.network, StackedModule):
-        try: cohort.network.hidden_layers() # found once, for all parts of the cohort
+        try: cohort.network.traced()
         except InputError as e: raise InputError(f"The probe grama: {e}") from None
     if options.converged and cohort.loss is not cross_entropy:
         raise InputError("The probe converged counts steps to an accuracy, which a stream of numbers has not.")

@@ -191,9 +191,10 @@ def examples(self:Group, saved:dict)->int:
     return saved[self.seen[0].key][0].shape[1]
 
 @patch
-def was_asked(self:Group, saved:dict)->bool:
+def was_asked(self:Group, saved:dict, read:bool=False)->bool: # by all that read it, too?
     "Has the pass had examples for it? An expert may have none."
-    return all(s.key in saved and all(t.numel() for t in saved[s.key]) for s in (*self.seen, *self.read))
+    places = (*self.seen, *self.read) if read else self.seen
+    return all(s.key in saved and all(t.numel() for t in saved[s.key]) for s in places)
 
 @patch
 def pooled(self:Group, saved:dict, network)->Tensor:
@@ -830,7 +831,7 @@ def _shapes(model): return {n: tuple(p.shape) for n, p in model.named_parameters
 @torch.no_grad()
 def _unasked(model, example, groups): # those that the example has nothing for
     with undisturbed(model), reading(model, groups) as saved: call(model, example)
-    return [g for g in groups if not g.was_asked(saved)]
+    return [g for g in groups if not g.was_asked(saved, read=True)]
 
 
 # %% ../nbs/03_units.ipynb #d2229b57

@@ -914,7 +914,7 @@ def test_ewc_takes_examples_apart_and_says_if_it_cannot():
         wanted += torch.autograd.grad(F.cross_entropy(model(x[i:i + 1], mask), y[i:i + 1]), model.b.bias)[0] ** 2
     found = next(t for p in handle.parts for n, t in p.state.items() if "fisher" in n)[0]
     assert torch.allclose(handle.stack.network.views(found.view(1, -1))["b"]["bias"][0], wanted / 3, atol=1e-6)
-    with pytest.raises(InputError, match="one example at a time"): # the mask has as many rows as there are examples
+    with pytest.raises(InputError, match="task_ends: it asks the model about some of the 4 examples at a time"): # the mask has as many rows as there are examples
         handle.task_ends(ended=[((torch.randn(4, 4, 6), mask), torch.tensor([0, 1, 2, 3]))])
 
 

@@ -67,6 +67,24 @@ def with_parts_of_the_model(rank, method, **hyper):
     return stayed, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def with_nothing_in_common(rank, method, **hyper):
+    "Each rank asks another head, or one of them none: then nobody is judged, and no rank waits for another."
+    torch.manual_seed(0)
+    model = nn.ModuleList(Heads().heads)
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.)
+    both = nn.Module()
+    both.heads = model
+    both.forward = lambda x, which: x.new_zeros(len(x), 3) if which is None else model[which](x) if which < 2 else model[0](x) + model[1](x)
+    drop_in(method, both, optimizer, (torch.randn(2, 6), 2), **hyper)
+    for which in (rank, None if rank else 0):
+        if which is not None: both(torch.randn(4, 6), which).square().mean().backward()
+        else: both(torch.randn(4, 6), which)
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.equal(start, torch.cat([p.detach().flatten() for p in model.parameters()]))
+
+
 WAITING = dict(redo=dict(period=1, threshold=1e9), regrama=dict(period=1, threshold=1e9), continual_backprop=dict(replacement_rate=.5, maturity=1))
 OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=.5), ewc=dict(importance=100.), shrink_perturb=dict(shrink=.1, noise=.1))
 
@@ -74,11 +92,11 @@ OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=
 def work(rank):
     own = {m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}
     alike = {m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}
-    return own, alike, {m: with_parts_of_the_model(rank, m, **hyper) for m, hyper in WAITING.items()}
+    return own, alike, {m: with_parts_of_the_model(rank, m, **hyper) for m, hyper in WAITING.items()}, {m: with_nothing_in_common(rank, m, **hyper) for m, hyper in WAITING.items()}
 
 
 def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
-    (own, first, waited), (own_of_second, second, waited_of_second) = two_ranks(work, tmp_path)
+    (own, first, waited, stayed_all), (own_of_second, second, waited_of_second, stayed_all_of_second) = two_ranks(work, tmp_path)
     for method in HYPER:
         assert torch.equal(first[method], second[method])
         assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
@@ -86,3 +104,4 @@ def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
     for method, (stayed, weights) in waited.items():
         assert torch.equal(weights, waited_of_second[method][1]) and stayed == waited_of_second[method][0]
         assert stayed[::2] == [True] * 4 and not all(stayed[1::2]), (method, stayed)
+    assert {*stayed_all.values(), *stayed_all_of_second.values()} == {True}

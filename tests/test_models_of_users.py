@@ -400,7 +400,7 @@ def test_units_that_had_no_part_in_a_batch_wait(method):
             optimizer.step()
             assert all(torch.equal(before[n], t) for n, t in model.heads[1 - which].state_dict().items())
         return model.heads[0].state_dict()
-    with pytest.warns(UserWarning, match=r"the units of \['heads.1.0'\] had no part in the batch .* They wait"): own = trained([0] * 6)
+    with pytest.warns(UserWarning, match=r"the units of \['heads.1.0'\] had no part in the batch .* They are not judged by it"): own = trained([0] * 6)
     alone = trained([0] * 6, skip=["heads.1"])
     assert all(torch.equal(own[n], alone[n]) for n in own)
     with pytest.warns(UserWarning) as told: trained([0, 0, 1, 1, 0, 0])
@@ -492,6 +492,93 @@ def test_the_utility_of_units_that_wait_stays():
             optimizer.step()
         changed = (handle.parts[0].state["utility"] != before).view(2, 8).any(1)
         assert changed.tolist() == [which == 0, which == 1]
+
+
+class Trunk(nn.Module):
+    "Layers of activations, then one of two heads or both."
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.heads = nn.Sequential(nn.Linear(10, 16), nn.ReLU()), nn.ModuleList(nn.Linear(16, 4) for _ in range(2))
+    def forward(self, x, which=None):
+        x = self.trunk(x)
+        return self.heads[0](x) + self.heads[1](x) if which is None else self.heads[which](x)
+
+
+@pytest.mark.parametrize("which", (0, 1))
+def test_units_are_judged_whichever_head_reads_them(which):
+    model = Trunk()
+    with torch.no_grad(): model.trunk[0].bias[:4] = -99.
+    optimizer = sgd(model)
+    handle = ReDo(model, optimizer, X, period=1, threshold=0.)
+    F.cross_entropy(model(X, which), Y).backward()
+    optimizer.step()
+    assert not handle.stack.waiting and (model.trunk[0].bias[:4] == 0).all()
+
+
+class Skips(nn.Module):
+    def __init__(self): super().__init__(); self.block, self.out = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 10)), nn.Linear(10, 4)
+    def forward(self, x, deep=True): return self.out(x + (self.block(x) if deep else 0))
+
+
+@pytest.mark.parametrize("method", WAITING)
+def test_all_units_may_wait(method):
+    model = Skips()
+    optimizer = sgd(model)
+    handle = drop_in(method, model, optimizer, X, **WAITING[method])
+    before = copy.deepcopy(model.block.state_dict())
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(X, deep=False), Y).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+    assert handle.steps == 4 and all(torch.equal(before[n], t) for n, t in model.block.state_dict().items())
+    with pytest.raises(InputError, match="was not run before"):
+        for _ in range(2): optimizer.step() # of which one ends a period
+
+
+def test_an_empty_micro_batch_hides_no_full_one():
+    model = Heads()
+    optimizer = sgd(model)
+    handle = ReDo(model, optimizer, X, period=1, threshold=1e9)
+    for x in (X, X[:0]):
+        model(x).sum().backward()
+    optimizer.step()
+    assert not handle.stack.waiting and not model.heads[0][2].weight.any()
+
+
+def test_a_threshold_that_falls_renews_none_that_wait():
+    model = Heads()
+    optimizer = sgd(model)
+    handle = drop_in("snr", model, optimizer, X)
+    part = handle.parts[0]
+    part.state["age"].fill_(60.)
+    part.state["threshold"].fill_(10.)
+    before = copy.deepcopy(model.heads[1].state_dict())
+    F.cross_entropy(model(X, 0), Y).backward()
+    with pytest.warns(UserWarning, match="heads.1.0"): optimizer.step()
+    assert all(torch.equal(before[n], t) for n, t in model.heads[1].state_dict().items())
+
+
+class TimeFirst(nn.Module):
+    def __init__(self): super().__init__(); self.a, self.out = nn.Linear(3, 8), nn.Linear(8, 2)
+    def forward(self, x): return self.out(self.a(x).tanh().mean(0))
+
+
+@pytest.mark.parametrize("asked", (dict(kernel=4), dict(readiness=4)))
+def test_examples_that_are_not_first_are_noticed(asked):
+    with pytest.raises(InputError, match=f"{next(iter(asked))}: it asks the model about some of the"):
+        measure(TimeFirst(), torch.randn(4, 40, 3), torch.randn(40, 2), loss=F.mse_loss, units=[], **asked)
+
+
+def test_a_kernel_that_cannot_be_is_one_message():
+    class OfNumber(nn.Module):
+        def __init__(self): super().__init__(); self.a = nn.Linear(3, 2)
+        def forward(self, scale): return self.a(torch.ones(1, 3) * scale)
+    with pytest.raises(InputError, match="kernel: it asks the model"): measure(OfNumber(), torch.tensor(2.), units=[], kernel=2)
+    detached = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    detached.forward = lambda x: nn.Sequential.forward(detached, x).detach()
+    assert math.isnan(measure(detached, torch.randn(4, 6), units=[], kernel=2)["kernel_rank"])
 
 
 def test_embeddings_are_named():

@@ -276,7 +276,9 @@ class Mixed(ByFunctions):
 
 
 class NotUnderstood(ByFunctions):
-    def forward(self, x): return self.out(F.relu(self.hidden(F.max_pool2d(F.relu(F.conv2d(x, self.conv.weight.softmax(0))), 2).flatten(1))))
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1)
+        return self.out(F.relu(self.hidden(x)) + F.relu(self.hidden(-x)))
 
 
 def probed(make): return Cohort(grid("plain", [0, 1], [1e-2]), (1, 8, 8), 10, "plain", "sgd", "module", factory=lambda *_: make()).probe(*(t.float() if t.is_floating_point() else t for t in batches()[0]))
@@ -440,6 +442,47 @@ def test_what_falls_together_is_what_falls_together_in_pytorch(f, dims, size):
     assert torch.equal(together(its), together(mine)) and {*mine.unique().tolist()} == {0., 2.}
 
 
+def test_all_may_be_dropped():
+    x = torch.ones(4, requires_grad=True)
+    with KeyedDropout(torch.tensor(0), 0).instead(): F.dropout(x, 1.).sum().backward()
+    assert torch.equal(x.grad, torch.zeros(4))
+
+
+class Positions(nn.Module):
+    "Channels by a table of positions, which has as many rows whatever the batch."
+    def __init__(self): super().__init__(); self.table, self.a, self.b, self.out = nn.Buffer(torch.randn(7, 2)), nn.Linear(2, 5), nn.Linear(5, 1), nn.Linear(7, 10)
+    def forward(self, x): return self.out(x.flatten(1)[:, :7] * self.b(F.relu(self.a(self.table))).view(7))
+
+
+def test_units_that_all_examples_share_are_probed():
+    found = probed(Positions)
+    table = Positions()
+    assert found["dead_share"].isfinite().all() and [g.units for g in units(table, torch.randn(4, 1, 8, 8))] == [5]
+
+
+@pytest.mark.parametrize("fresh", (0, 1))
+def test_boundaries_of_parts_come_at_the_steps_of_the_whole(fresh, monkeypatch):
+    "Also after a fresh network has been measured with them."
+    def trained(at_once):
+        cohort = Cohort(grid("redo", [0, 1], [1e-2], period=[4], threshold=[.5], judged_on=["next_test"]), (1, 28, 28), 10, "redo", "adam", "resnet18", width=2, dtype=torch.float64)
+        with monkeypatch.context() as m:
+            if at_once: m.setattr(engines, "HELD", at_once * cohort.network.step_memory(cohort.theta[:2], 16))
+            train(cohort, stream("random_label_mnist", dataset="mnist5k", tasks=3, examples=32, passes=1, batch_size=16), progress=False, fresh=fresh)
+        return cohort.theta
+    torch.testing.assert_close(trained(1), trained(None), rtol=0, atol=1e-9)
+
+
+def test_looking_at_units_costs_no_step_anything():
+    cohort = cohort_of("group", "plain")
+    cohort.probe(*batches()[0], Probes(grama=True))
+    assert cohort.network.found is None and {*cohort.network.learning(cohort.params, cohort.per_learner(batches()[0][0]), 0)[1]} == {"x", "logits", "leaves"}
+
+
+def test_examples_take_as_much_memory_in_any_precision():
+    full, low = (Cohort(grid("plain", [0], [.1]), (1, 8, 8), 10, "plain", "sgd", precision=p, **NETWORKS["vit"]) for p in ("full", "bfloat16"))
+    assert full.network.example_memory(full.theta) == low.network.example_memory(low.theta)
+
+
 @pytest.mark.parametrize("mode", ("row", "batch"))
 def test_stochastic_depth_leaves_out_rows_or_the_batch(mode):
     layer = StochasticDepth(.5, mode)
@@ -490,6 +533,8 @@ def test_what_cannot_be_is_named():
     with pytest.raises(InputError, match="it draws random numbers by itself in eval mode, too, where dropout has to be off"): wrong(DrawsAlways)
     with pytest.raises(InputError, match=r"in '1' \(GRU\): .*knows no recurrent layers"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.GRU(64, 10), Taken()))
     with pytest.raises(InputError, match="1.bias is frozen"): wrong(Frozen)
+    with pytest.raises(InputError, match="The batch norm '2' has no running statistics"):
+        wrong(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10, track_running_stats=False)))
     with pytest.raises(InputError, match=r"gives \(2, 64\)"): wrong(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64)))
     with pytest.raises(InputError, match="cannot take inputs"): wrong(lambda: nn.Linear(3, 10))
     with pytest.raises(InputError, match="no multiple of heads"): network("vit_small", (1, 8, 8), 10, heads=3)

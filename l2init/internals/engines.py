@@ -99,8 +99,7 @@ def learn(self:Engine, task)->dict[str, Tensor]: # a `Task`; name -> [K], on the
     if most >= len(self.cohort): return self.learn_together(task)
     task.examples # made once, for all parts
     if not self.parts: self.parts = self.in_parts(most)
-    for p in self.parts:
-        p.cohort.steps, p.cohort.network.closed = self.cohort.steps, self.cohort.network.closed
+    self.cohorts() # as far as the whole
     values = [p.learn_together(task.part(p.cohort.seeds)) for p in self.parts]
     self.cohort.steps = self.parts[0].cohort.steps
     self.course = torch.cat([p.course for p in self.parts])
@@ -114,9 +113,15 @@ def in_parts(self:Engine, most:int)->list[Engine]: # learners in each, at most
 @patch
 def between_tasks(self:Engine, ended, following)->None: # `Task`s
     "As `Cohort.between_tasks`; of modules, as many learners at a time as take their steps together."
-    if isinstance(self.cohort.network, Network) or not self.parts: return self.cohort.between_tasks(ended, following)
-    for c in (p.cohort for p in self.parts):
-        c.between_tasks(ended.part(c.seeds), following and following.part(c.seeds))
+    if isinstance(self.cohort.network, Network): return self.cohort.between_tasks(ended, following)
+    for c in self.cohorts(): c.between_tasks(ended.part(c.seeds), following and following.part(c.seeds))
+
+@patch
+def cohorts(self:Engine)->list[Cohort]:
+    "Those that take their steps together, as far as the whole cohort has come: parts of it, or itself."
+    for p in self.parts:
+        p.cohort.steps, p.cohort.network.closed = self.cohort.steps, self.cohort.network.closed
+    return [p.cohort for p in self.parts] or [self.cohort]
 
 # %% ../../nbs/internals/04_engines.ipynb #8d5a0826
 HELD = 2**28 # bytes that a step may hold on a CPU, where more is not faster
