@@ -65,8 +65,8 @@ class ModuleNetwork:
         if self.found is None: self.found = units(self.model, self.example, self.skip)
         if beyond := [n for n, why in self.found.left_out.items() if why == NOT_REACHED]:
             raise InputError(f"The example does not reach {beyond}. If it listens to units, what it gives would change "
-                             "when they are renewed. Give an example that reaches it, as a larger batch may, or name it "
-                             "in skip=.")
+                             "when they are renewed. Give an example that reaches it, as a larger batch may, "
+                             "or name it in skip=.")
         if self.found.groups:
             self._check_learned()
             return list(self.found)
@@ -839,7 +839,7 @@ def _check_alone(model, x, n, asks): # does an example give the same alone?
     same = all(one.shape == w[:1].shape and near(one, w[:1]) for one, w in pairs)
     if pairs and len(alone) == len(whole) and same: return
     raise InputError(f"{asks}: it asks the model about some of the {n} examples at a time. It then says something else "
-                     f"than of all: the first size of each tensor that has examples has to be {n}, and no other tensor's.")
+                     f"than of all: the first size of each tensor that has examples has to be {n}, and of no other.")
 
 def _side_by_side(grads): # as real numbers, [1, P]; nan without any
     real = [(torch.view_as_real(g) if g.is_complex() else g).flatten().float() for g in grads]
