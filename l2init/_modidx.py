@@ -771,6 +771,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/l2init/nbs', 'doc_host': '
                                 'l2init.metrics.steps_to_reach': ('metrics.html#steps_to_reach', 'l2init/metrics.py'),
                                 'l2init.metrics.weight_magnitude': ('metrics.html#weight_magnitude', 'l2init/metrics.py')},
             'l2init.modules': { 'l2init.modules.FromFactory': ('modules.html#fromfactory', 'l2init/modules.py'),
+                                'l2init.modules.FromFactory.left_out': ('modules.html#fromfactory.left_out', 'l2init/modules.py'),
                                 'l2init.modules.FromFactory.module': ('modules.html#fromfactory.module', 'l2init/modules.py'),
                                 'l2init.modules.KeyedDropout': ('modules.html#keyeddropout', 'l2init/modules.py'),
                                 'l2init.modules.KeyedDropout.__init__': ('modules.html#keyeddropout.__init__', 'l2init/modules.py'),

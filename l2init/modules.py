@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from unittest import mock
 
 import torch
@@ -532,7 +532,9 @@ def hidden_layers(self:StackedModule)->list:
 def traced(self:StackedModule)->list:
     "As `hidden_layers`, for a look: what units give is not kept in each step from now on."
     if "units" not in self.looked_for:
-        found = units(self.template, self._example(), self.skip)
+        try: found = units(self.template, self._example(), self.skip)
+        except InputError as e:
+            raise InputError(f"{e} (skip is an option of the network 'module'; a class names them in left_out.)") from e
         if not found.groups:
             why = "; ".join(f"{name!r}: {reason}" for name, reason in found.left_out.items())
             raise InputError(f"Hidden units are asked for, but the network has none. Left out: {why or 'nothing'}.")
@@ -645,7 +647,7 @@ def _check_norms(template): # what they say in evaluation
 class ModuleArchitecture(Options):
     "Options of a network that is made of a module. A subclass says which."
     precision: Literal["full", "bfloat16"] = "full" # of passes in training; full: the weights'
-    skip: list[str] = [] # modules whose units are left out, by resets and probes
+    left_out: ClassVar[list[str]] = [] # modules whose units resets and probes leave out
 
     def module(self, shape:tuple, classes:int)->nn.Module:
         "One learner's module."
@@ -653,13 +655,16 @@ class ModuleArchitecture(Options):
     def build(self, shape:tuple, classes:int)->StackedModule:
         "The network for inputs of `shape`."
         low = torch.bfloat16 if self.precision == "bfloat16" else None
-        return StackedModule(self.module, shape, classes, low, self.skip)
+        return StackedModule(self.module, shape, classes, low, self.left_out)
 
 # %% ../nbs/10_modules.ipynb #3e643ae0
 @networks.register("module")
 class FromFactory(ModuleArchitecture):
     "Any module, in Python: a study has no place for a function."
     factory: Callable # of (shape, classes): makes the module of one learner
+    skip: list[str] = [] # modules whose units resets and probes leave out
+    @property
+    def left_out(self): return self.skip
     def module(self, shape, classes): return self.factory(shape, classes)
 
 # %% ../nbs/10_modules.ipynb #c68f0024

@@ -706,9 +706,10 @@ def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: get
         return whole and _silent(model, example, params, made, half, set() if elsewhere is None else elsewhere)
 
 # %% ../nbs/03_units.ipynb #0b0b0c8a
-def _fill_zeros(model): # as of a head at its start, which hide what comes before
-    for p in model.parameters():
-        if p.is_floating_point() and not p.any(): p.data.normal_(std=.1)
+def _fill_zeros(model): # or nearly zeros, as of a head or a layer scale at its start, which hide what comes before
+    for p in (p for p in model.parameters() if p.is_floating_point() and p.numel()):
+        width = math.sqrt(p.numel() / len(p)) if p.dim() > 1 else 1.
+        if p.abs().max() * width < .01: p.data.normal_(std=1 / width if p.dim() > 1 else .1)
 
 # %% ../nbs/03_units.ipynb #b55ebc58
 def _otherwise(t): return t * (1.5 - torch.rand_like(t)) + .01 * torch.rand_like(t) # a variance stays one

@@ -17,7 +17,7 @@ from l2init.internals.core import InputError
 from l2init.internals.random_numbers import key
 from l2init.methods import grid
 from l2init.metrics import srank
-from l2init.modules import KeyedDropout, module_weights
+from l2init.modules import KeyedDropout, ModuleArchitecture, module_weights
 from l2init.networks import network
 from l2init.streams import stream
 from l2init.training import Probes, train
@@ -301,6 +301,22 @@ def test_units_of_a_network_can_be_left_out(skip, said):
     renewed = {m: not torch.allclose(before[m]["weight"], cohort.params[m]["weight"], rtol=0, atol=.05) for m in before}
     assert renewed == dict(conv=True, hidden=True, out=False) # `hidden` listens to the channels; it is not renewed itself
     assert cohort.params["out"]["weight"].any() and not cohort.params["hidden"]["weight"].any()
+
+
+class Branches(nn.Module):
+    def __init__(self): super().__init__(); self.once, self.twice, self.out, self.other = nn.Linear(64, 12), nn.Linear(64, 8), nn.Linear(12, 10), nn.Linear(8, 10)
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.out(F.relu(self.once(x))) + self.other(F.relu(self.twice(x)) + F.relu(self.twice(-x)))
+
+
+def test_a_class_names_units_that_are_left_out():
+    class Own(ModuleArchitecture):
+        left_out = ["twice"]
+        def module(self, shape, classes): return Branches()
+    assert [g.name for g in Own().build((1, 8, 8), 10).hidden_layers()] == ["once"]
+    Own.left_out = []
+    with pytest.raises(InputError, match=r"Leave them out with skip=\['twice'\].*a class names them in left_out"): Own().build((1, 8, 8), 10).hidden_layers()
 
 
 def test_units_behind_functions_are_seen_as_those_behind_layers():
