@@ -232,8 +232,8 @@ def measure(engine:Engine,
     if cohort.loss is cross_entropy: values["majority_share"] = cohort.per_learner(task.majority_share)
     if options.converged: values["steps_to_converge"] = steps_to_converge(engine, task, options.converged)
     if options.plasticity:
-        each = [c.trial_plasticity(*task.part(c.seeds).test, task.stream.batch_size, options.plasticity)
-                for c in engine.cohorts()]
+        each = [c.trial_plasticity(*own.test, task.stream.batch_size, options.plasticity)
+                for c, own in engine.in_turn(task)]
         values["sample_plasticity"] = torch.cat(each)
     if options.fresh:
         values["fresh_accuracy"] = (nan if task.index % options.fresh

@@ -8,7 +8,7 @@ __all__ = ['HELD', 'CACHE', 'ORDER', 'AT_ONCE', 'ENGINES', 'Engine', 'room', 'La
 
 # %% ../../nbs/internals/04_engines.ipynb #9abfbb19
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from types import FunctionType
 from typing import ClassVar
@@ -99,8 +99,7 @@ def learn(self:Engine, task)->dict[str, Tensor]: # a `Task`; name -> [K], on the
     if most >= len(self.cohort): return self.learn_together(task)
     task.examples # made once, for all parts
     if not self.parts: self.parts = self.in_parts(most)
-    self.cohorts() # as far as the whole
-    values = [p.learn_together(task.part(p.cohort.seeds)) for p in self.parts]
+    values = [p.learn_together(own) for p, (_, own) in zip(self.parts, self.in_turn(task))]
     self.cohort.steps = self.parts[0].cohort.steps
     self.course = torch.cat([p.course for p in self.parts])
     return {n: torch.cat([v[n] for v in values]) for n in values[0]}
@@ -114,14 +113,15 @@ def in_parts(self:Engine, most:int)->list[Engine]: # learners in each, at most
 def between_tasks(self:Engine, ended, following)->None: # `Task`s
     "As `Cohort.between_tasks`; of modules, as many learners at a time as take their steps together."
     if isinstance(self.cohort.network, Network): return self.cohort.between_tasks(ended, following)
-    for c in self.cohorts(): c.between_tasks(ended.part(c.seeds), following and following.part(c.seeds))
+    for c, *tasks in self.in_turn(ended, following): c.between_tasks(*tasks)
 
 @patch
-def cohorts(self:Engine)->list[Cohort]:
-    "Those that take their steps together, as far as the whole cohort has come: parts of it, or itself."
-    for p in self.parts:
-        p.cohort.steps, p.cohort.network.closed = self.cohort.steps, self.cohort.network.closed
-    return [p.cohort for p in self.parts] or [self.cohort]
+def in_turn(self:Engine, *tasks)->Iterator[tuple]: # `Task`s or None
+    "The cohorts that take their steps together, as far as the whole has come, each with its part of the tasks."
+    for c in [p.cohort for p in self.parts]:
+        c.steps, c.network.closed = self.cohort.steps, self.cohort.network.closed
+        yield c, *(t and t.part(c.seeds) for t in tasks)
+    if not self.parts: yield self.cohort, *tasks
 
 # %% ../../nbs/internals/04_engines.ipynb #8d5a0826
 HELD = 2**28 # bytes that a step may hold on a CPU, where more is not faster
