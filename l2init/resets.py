@@ -614,20 +614,22 @@ class PartialResets(PeriodicReset):
     def gradient(self, theta, grad, step):
         "Look at the gradient of this step."
         grads = self.stack.network.views(grad)
-        for h, utility in zip(self.layers, self.state["utility"].split(self.units, 1)):
-            if self.stack.took_part(h): utility.lerp_(gradient_scores(grads, h), 1 - self.values["decay"])
+        utility = self.state["utility"]
+        scores = [gradient_scores(grads, h) if self.stack.took_part(h) else as_before
+                  for h, as_before in zip(self.layers, utility.split(self.units, 1))]
+        utility.lerp_(torch.cat(scores, 1), 1 - self.values["decay"])
 
 # %% ../nbs/06_resets.ipynb #9d1dc6ea
 @patch
 def after_step(self:PartialResets, seen, step):
     "Renew the shares of all units, at the end of a period."
     if not self.ends(step): return
-    v, due, shares = self.values, self.due(step), []
-    for h, utility in zip(self.layers, self.state["utility"].split(self.units, 1)):
-        if not self.stack.took_part(h): continue
-        shares.append((h, self.share(utility, v["replacement_rate"], v["sharpness"]) * due))
-        utility.masked_fill_(due, 1.)
-    if shares: self.mix(shares, step)
+    v, utility, due = self.values, self.state["utility"], self.due(step)
+    share = self.share(utility, v["replacement_rate"], v["sharpness"]) * due
+    of_layers = zip(self.layers, share.split(self.units, 1), utility.split(self.units, 1))
+    those = [(h, r, u) for h, r, u in of_layers if self.stack.took_part(h)]
+    if those: self.mix([(h, r) for h, r, _ in those], step)
+    for *_, u in those: u.masked_fill_(due, 1.)
 
 # %% ../nbs/06_resets.ipynb #042366e8
 @patch
