@@ -13,7 +13,7 @@ from l2init.cohorts import Cohort
 from l2init.drop_in import ContinualBackprop, ReDo, ShrinkPerturb, drop_in, measure
 from l2init.internals.core import InputError
 from l2init.methods import grid, methods
-from l2init.regularizers import L2Init
+from l2init.regularizers import L2, L2Init
 from l2init.units import initial_distributions, linear_dims, tensors_of, units
 
 X, Y = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
@@ -431,9 +431,17 @@ class ActorAndCritic(nn.Module):
         return self.actor(h), self.critic(h.detach())
 
 
+class Scaled(nn.Module):
+    def __init__(self): super().__init__(); self.body, self.out, self.side, self.scale = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3), nn.Linear(3, 3, bias=False)
+    def forward(self, x):
+        h = self.body(x).relu()
+        return self.out(h) + self.scale(self.side(h.detach()))
+
+
 AT_ZERO = { # model, input, what begins at 0
     "a head behind weights that are standardized": (lambda: nn.Sequential(StandardizedConv(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), StandardizedConv(8, 16, 3), nn.GroupNorm(2, 16), nn.ReLU(),
                                                                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), torch.randn(4, 1, 8, 8), lambda m: m[-1]),
+    "a branch that the graph does not see": (Scaled, torch.randn(4, 6), lambda m: m.scale),
     "a head that the graph does not see": (ActorAndCritic, torch.randn(4, 6), lambda m: m.critic),
 }
 
@@ -460,15 +468,15 @@ def test_slopes_before_flattening(make):
 
 
 def test_a_penalty_pulls_what_has_no_gradient():
-    "As it does in the loss: experts without examples."
+    "As it does in the loss: a head that no step runs."
     def trained(dropped_in):
         torch.manual_seed(0)
-        model, batch = Experts(), torch.randn(6, 2, 6)
+        model = Heads()
         opt = torch.optim.Adam(model.parameters(), lr=.01)
-        penalty = drop_in("l2_init", model, opt, strength=.1) if dropped_in else L2Init(model, .1)
-        for x in batch:
+        penalty = drop_in("l2", model, opt, strength=.1) if dropped_in else L2(model, .1)
+        for _ in range(6):
             opt.zero_grad()
-            (F.cross_entropy(model(x), torch.tensor([0, 1])) + (0 if dropped_in else penalty())).backward()
+            (F.cross_entropy(model(X, 0), Y) + (0 if dropped_in else penalty())).backward()
             opt.step()
         return torch.cat([p.detach().flatten() for p in model.parameters()])
     assert torch.allclose(trained(True), trained(False), rtol=0, atol=1e-6)
