@@ -257,7 +257,7 @@ def squares(self:ModuleStack, x, y:Tensor)->Tensor: # as `loss_gradient`
     "The sum over examples of the squared gradient of each one's log-likelihood, of this rank."
     n, model = y.shape[1], self.network.model
     one = lambda i: _some(x, n, slice(i, i + 1))
-    _check_alone(model, x, n, "task_ends")
+    _check_apart(model, x, n, 1, _logits, "task_ends")
     return self._total([(one(i), y[0, i:i + 1]) for i in range(y.shape[1])], torch.square)
 
 @patch
@@ -468,7 +468,11 @@ def _hook(self:DropIn):
         self.hooks.append(hook(Hook(note), with_kwargs=True))
 
 @patch
-def _note_pass(self:DropIn, *_): self._ran = self._ran or self.model.training and torch.is_grad_enabled()
+def _note_pass(self:DropIn, *_):
+    if not self.model.training or not torch.is_grad_enabled(): return
+    self._ran = True
+    if torch.compiler.is_compiling(): return
+    if all(p.grad is None for p in self.stack.own): self.seen.clear() # of a batch that was dropped
 
 @patch
 def _wanted(self:DropIn): # may something be done after the next step?
@@ -831,13 +835,13 @@ def _some(x, n, which:slice): # of n examples that a model is given
     return tree_map(lambda t: t[which] if isinstance(t, Tensor) and t.dim() and len(t) == n else t, x)
 
 @torch.no_grad()
-def _check_alone(model, x, n, asks): # does an example give the same alone?
-    if n == 1: return
-    with undisturbed(model): whole, alone = (_leaves(call(model, it)) for it in (x, _some(x, n, slice(0, 1))))
-    near = lambda one, all: torch.allclose(one, all, rtol=.01, atol=.01 * all.abs().max().item(), equal_nan=True)
-    pairs = [(one, all) for one, all in zip(alone, whole) if all.dim() and len(all) == n]
-    same = all(one.shape == w[:1].shape and near(one, w[:1]) for one, w in pairs)
-    if pairs and len(alone) == len(whole) and same: return
+def _check_apart(model, x, n, size, of, asks): # do some examples give the same without the others?
+    if n == size: return
+    with undisturbed(model): whole, some = (_leaves(of(call(model, it))) for it in (x, _some(x, n, slice(0, size))))
+    pairs = [(t, w[:size]) for t, w in zip(some, whole) if w.dim() and len(w) == n]
+    near = lambda t, w: t.numel() == w.numel() and torch.allclose(
+        t.flatten(), w.flatten(), rtol=.01, atol=.01 * w.abs().nan_to_num(0., 0.).max().item(), equal_nan=True)
+    if pairs and len(some) == len(whole) and all(near(*pair) for pair in pairs): return
     raise InputError(f"{asks}: it asks the model about some of the {n} examples at a time. It then says something else "
                      f"than of all: the first size of each tensor that has examples has to be {n}, and of no other.")
 
@@ -848,7 +852,7 @@ def _side_by_side(grads): # as real numbers, [1, P]; nan without any
 def _of_batches(model, x, y, loss, batches):
     n = len(y)
     size = n // batches
-    _check_alone(model, x, n, "readiness")
+    _check_apart(model, x, n, size, lambda output: _given_to(loss, output), "readiness")
     def gradient(some):
         grads = _loss_and_gradients(model, call(model, _some(x, n, some)), y[some], loss)[1]
         return _side_by_side(grads.values())
@@ -856,14 +860,15 @@ def _of_batches(model, x, y, loss, batches):
     return dict(mean_gradient_square=square.item(), readiness=share.item())
 
 def _tangent_kernel(model, x, examples): # [1, n, n]
-    n = next((len(t) for t in tree_leaves(x) if isinstance(t, Tensor) and t.dim()), 0)
-    _check_alone(model, x, n, "kernel")
-    size = examples if model.training else 1 # in training mode, examples of a batch depend on one another
-    given = [_by_name(call(model, _some(x, n, slice(i, min(i + size, n))))) for i in range(0, min(examples, n), size)]
+    n = next((len(t) for t in tree_leaves(x) if isinstance(t, Tensor) and t.dim()), 1)
+    size = min(examples, n) if model.training else 1 # in training mode, examples of a batch depend on one another
+    _check_apart(model, x, n, size, _by_name, "kernel")
+    parts = [slice(i, min(i + size, n)) for i in range(0, min(examples, n), size)]
+    given = [_by_name(call(model, _some(x, n, part))) for part in parts]
     if not isinstance(given[0], Tensor):
         raise InputError(f"kernel = {examples}: the model gives {_what(given[0])}, and a tensor of outputs is needed.")
     learns = [p for p in model.parameters() if p.requires_grad]
-    try: outputs = torch.cat([t.reshape(len(t), -1) for t in given])
+    try: outputs = torch.cat([t.reshape(part.stop - part.start, -1) for t, part in zip(given, parts)])
     except RuntimeError as e: raise InputError(f"kernel = {examples}: outputs differ by example: {said(e)}.") from e
     if not outputs.requires_grad: learns = [] # none of them has a part in what the model gives
     rows = (torch.cat([_side_by_side(_gradients(number, learns)) for number in of]) for of in outputs.T)

@@ -26,7 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .internals.core import InputError, Options, said
+from .internals.core import InputError, Options, said, unknown
 from .internals.random_numbers import bits, key, seed_torch, torch_put_back
 from .networks import Units, Weight, closed_off, kind_of, networks
 from .parts import Part
@@ -126,6 +126,9 @@ class StackedModule:
             if not p.requires_grad:
                 raise InputError(f"The parameter {name} is frozen. A cohort trains all parameters: "
                                  "make it a buffer, which is kept as it is.")
+        names = [n for n, _ in self.template.named_modules() if n]
+        for name in self.skip:
+            if name not in names: raise unknown("module", name, names)
         self.weights, self.tied = module_weights(self.template), _tied(self.template)
         self.padding = _padding_rows(self.template, self.weights)
         if not self.weights: raise InputError("The module has no parameters, so there is nothing to train.")
@@ -484,8 +487,9 @@ def _groups(self:StackedModule): # by which units are seen where an activation i
     if "groups" not in self.looked_for:
         self.looked_for["groups"] = None
         if activated_by_functions(self.template, self._example(), ACTIVATIONS):
+            layers = any(isinstance(m, ACTIVATIONS) for m in self.template.modules())
             try: self.looked_for["groups"] = self.traced()
-            except InputError: self.looked_for["groups"] = []
+            except InputError: self.looked_for["groups"] = None if layers else []
     return self.looked_for["groups"]
 
 @patch

@@ -642,9 +642,9 @@ def _with_torchs_own(model):
     nn.LeakyReLU for an nn.PReLU with one slope, which it takes for the slope of one channel. Gives it -> layer."""
     twins, places = {}, []
     for name, m in [*model.named_modules(remove_duplicate=False)]:
-        one_slope = isinstance(m, nn.PReLU) and not _has_slopes(m)
+        one_slope = type(m) is nn.PReLU and not _has_slopes(m)
         if not name or isinstance(m, nn.Linear) or not (one_slope or linear_dims(m)): continue
-        if m not in twins: twins[m] = nn.LeakyReLU() if one_slope else _twin(m)
+        if m not in twins: twins[m] = _leaky(m) if one_slope else _twin(m)
         parent, _, child = name.rpartition(".")
         places.append((model.get_submodule(parent)._modules, child, m))
     for of, child, m in places: of[child] = twins[m]
@@ -661,6 +661,10 @@ def _twin(layer): # of a class that has all that others may ask of the layer
     twin.in_features, twin.out_features = w.shape[inputs], w.shape[outputs]
     return twin
 
+def _leaky(layer): # with all that others may ask of it, none of which is the twin's own
+    twin = nn.LeakyReLU()
+    for name in ("weight", "num_parameters"): vars(twin)[name] = getattr(layer, name)
+    return twin
 
 # %% ../nbs/03_units.ipynb #f8e29259
 def tensors_of(model:nn.Module)->dict[str, dict[str, Tensor]]: # module -> name -> [1, …]
@@ -696,20 +700,32 @@ def _unmixed(model): # without what mixes units
 # %% ../nbs/03_units.ipynb #9469eeec
 @torch.no_grad()
 def _holds(model, example, groups, elsewhere=None): # is it so? `elsewhere`: gets the names of those not seen where said
+    zeros = _nearly_zeros(model)
+    return _tried(model, example, groups, elsewhere) and (not zeros or _tried(model, example, groups, filled=zeros))
+
+def _tried(model, example, groups, elsewhere=None, filled=()):
     params = tree_map(lambda t: t.data, tensors_of(model)) # unseen by the graphs of earlier passes
     made = [(g, [*g.rows(params), *g.biases(params), *(t for t, _ in g.norms(params))]) for g in groups]
     with undisturbed(model), _unmixed(model):
         seed_torch(0, devices_of(model))
-        _fill_zeros(model)
+        if filled and not _fill(model, example, filled): return True # nothing can be tried with these
         half = {g.name: torch.randperm(g.units)[:(g.units + 1) // 2] for g in groups}
         whole = _cut_off(model, example, params, made, half)
         return whole and _silent(model, example, params, made, half, set() if elsewhere is None else elsewhere)
 
 # %% ../nbs/03_units.ipynb #0b0b0c8a
-def _fill_zeros(model): # or nearly zeros, as of a head or a layer scale at its start, which hide what comes before
-    for p in (p for p in model.parameters() if p.is_floating_point() and p.numel()):
-        width = math.sqrt(p.numel() / len(p)) if p.dim() > 1 else 1.
-        if p.abs().max() * width < .01: p.data.normal_(std=1 / width if p.dim() > 1 else .1)
+def _width(p): return math.sqrt(p.numel() / len(p)) if p.dim() > 1 else 1.
+
+def _nearly_zeros(model): # weights and scales, as of a head or a layer scale at its start, which hide what comes before
+    of = [p for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point() and p.numel()
+          and (p.dim() > 1 or p.dim() == 1 and not n.endswith("bias"))]
+    return [p for p in of if p.abs().max() * _width(p) < .01]
+
+def _fill(model, example, zeros): # by random numbers; does the model take them?
+    for p in zeros: p.data.normal_(std=1 / _width(p)) if p.dim() > 1 else p.data.uniform_(.05, .15)
+    try: given = _given(model, example)
+    except InputError: return False
+    return all(t.isfinite().all() for t in given)
 
 # %% ../nbs/03_units.ipynb #b55ebc58
 def _otherwise(t): return t * (1.5 - torch.rand_like(t)) + .01 * torch.rand_like(t) # a variance stays one
@@ -720,7 +736,7 @@ def _given(model, example): # by the same random numbers each time
 
 def _alike(some, others): # tensors
     near = lambda a, b: a.shape == b.shape and (not b.numel() or torch.allclose(
-        a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item(), equal_nan=True))
+        a, b, rtol=1e-4, atol=1e-5 * b.abs().nan_to_num(0., 0.).max().item(), equal_nan=True))
     return len(some) == len(others) and all(map(near, some, others))
 
 def _set_columns(g, params, half, value): # of these units

@@ -84,6 +84,7 @@ def pytest_configure(config):
     digest = hashlib.sha256(kernels.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest: return
     print("Compiling the kernels, the first time here.", flush=True)
+    stamp.parent.mkdir(exist_ok=True)
     compiling = [subprocess.Popen([sys.executable, ROOT / "tests" / "compile_kernels.py", dtype]) for dtype in ("float32", "float64")]
     if not any([p.wait() for p in compiling]): stamp.write_text(digest)
 

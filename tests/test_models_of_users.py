@@ -581,14 +581,86 @@ def test_examples_that_are_not_first_are_noticed(asked):
         measure(TimeFirst(), torch.randn(4, 40, 3), torch.randn(40, 2), loss=F.mse_loss, units=[], **asked)
 
 
-def test_a_kernel_that_cannot_be_is_one_message():
+def test_a_kernel_of_a_number_and_of_nothing_that_learns():
     class OfNumber(nn.Module):
         def __init__(self): super().__init__(); self.a = nn.Linear(3, 2)
         def forward(self, scale): return self.a(torch.ones(1, 3) * scale)
-    with pytest.raises(InputError, match="kernel: it asks the model"): measure(OfNumber(), torch.tensor(2.), units=[], kernel=2)
+    assert measure(OfNumber(), torch.tensor(2.), units=[], kernel=2)["kernel_rank"] == 1
     detached = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     detached.forward = lambda x: nn.Sequential.forward(detached, x).detach()
     assert math.isnan(measure(detached, torch.randn(4, 6), units=[], kernel=2)["kernel_rank"])
+
+
+def test_outputs_without_a_dimension_have_readiness_and_a_kernel():
+    class Squeezed(nn.Module):
+        def __init__(self, outputs): super().__init__(); self.net = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, outputs))
+        def forward(self, x): return self.net(x).squeeze()
+    found = measure(Squeezed(1), X[:8], torch.randn(8), loss=F.mse_loss, readiness=2, kernel=4)
+    assert 0 < found["readiness"] <= 1 and 1 <= found["kernel_rank"] <= 4
+    assert measure(Squeezed(3), X[:1], kernel=4)["kernel_rank"] == 1
+
+
+class Lies(nn.Module):
+    "A part of the output comes from units that the graph does not see."
+    def __init__(self, std):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+        for p in self.parameters(): nn.init.normal_(p, std=std) if p.dim() > 1 else nn.init.zeros_(p)
+        self.beside = nn.Buffer(torch.randn(32, 3) * std)
+    def forward(self, x):
+        h = self.net[:4](x)
+        return self.net[4](h) + h.detach() @ self.beside
+
+
+@pytest.mark.parametrize("std", (.1, .02, .005, .001))
+def test_small_weights_hide_no_lie(std):
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="does not do what its graph says"): units(Lies(std), X)
+
+
+class Wants(nn.Module):
+    "A small number that has to be positive, or a parameter that is none."
+    def __init__(self, start, how): super().__init__(); self.a, self.out, self.scale, self.how = nn.Linear(10, 16), nn.Linear(16, 3), nn.Parameter(start), how
+    def forward(self, x): return self.how(self.out(F.relu(self.a(x))), self.scale)
+
+
+WANTS = dict(root=(torch.full((3,), 1e-3), lambda y, s: y * s.sqrt()), log=(torch.full((3,), 1e-3), lambda y, s: y + s.log()), deviation=(torch.full((3,), .005), lambda y, s: torch.distributions.Normal(y, s).mean),
+             factor=(torch.full((3,), 1e-3), lambda y, s: y @ torch.linalg.cholesky(torch.diag(s))), index=(torch.zeros(3), lambda y, s: y[:, (s * 10).long()]))
+
+
+@pytest.mark.parametrize("name", WANTS)
+def test_what_a_model_wants_of_small_numbers_is_left_to_it(name):
+    model = Wants(*WANTS[name])
+    if name == "index": model.scale.requires_grad_(False)
+    assert [g.name for g in units(model, X)] == ["a"]
+
+
+def test_an_attribute_of_a_slope_may_be_used():
+    class Used(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.act, self.out = nn.Linear(10, 16), nn.PReLU(), nn.Linear(16, 3)
+        def forward(self, x): return self.out(self.act(self.a(x))) * (1 + self.act.weight.square()) / self.act.num_parameters
+    model = Used()
+    assert [g.name for g in units(model, X)] == ["a"] and type(model.act) is nn.PReLU
+
+
+def test_what_was_seen_before_a_skipped_step_is_forgotten():
+    torch.manual_seed(0)
+    model = Heads()
+    optimizer, scaler = torch.optim.Adam(model.parameters(), foreach=True), torch.amp.GradScaler("cpu")
+    handle = drop_in("continual_backprop", model, optimizer, X, replacement_rate=.1, maturity=1)
+    def step(x, which):
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(model(x, which), Y)).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scaler.step(optimizer)
+        scaler.update()
+    step(X, None)
+    step(X * torch.inf, None)
+    step(X, 0)
+    assert handle.steps == 2 and handle.stack.waiting == {"heads.1.0"}
+    step(X, None)
+    assert all(t.isfinite().all() for t in (*model.state_dict().values(), *handle.parts[0].state.values()))
 
 
 def test_embeddings_are_named():

@@ -289,6 +289,19 @@ def test_units_that_are_not_understood_are_not_counted():
     assert found["dead_share"].isnan().all() and found["dormant_share"].isnan().all() and found["srank"].isfinite().all()
 
 
+class NormedWeights(ByFunctions):
+    def __init__(self): super().__init__(); self.hidden, self.act = nn.utils.parametrizations.weight_norm(self.hidden), nn.ReLU()
+    def forward(self, x): return 10 * torch.tanh(self.out(self.act(self.hidden(F.max_pool2d(self.act(self.conv(x)), 2).flatten(1)))) / 10)
+
+
+def test_layers_are_counted_where_units_are_not_understood():
+    assert probed(NormedWeights)["dead_share"].isfinite().all()
+
+
+def test_a_name_in_skip_is_looked_at_at_once():
+    with pytest.raises(InputError, match="'hiden'. Did you mean 'hidden'"): network("module", (1, 8, 8), 10, factory=lambda *_: Mixed(), skip=["hiden"])
+
+
 @pytest.mark.parametrize("skip, said", ((["hidden"], ""), (["hiden"], "Did you mean 'hidden'"), ("hidden", "list")))
 def test_units_of_a_network_can_be_left_out(skip, said):
     make = lambda: Cohort(grid("redo", [0, 1], [1e-2], period=[1], threshold=[1e9]), (1, 8, 8), 10, "redo", "sgd", "module", factory=lambda *_: Mixed(), skip=skip)
