@@ -620,7 +620,8 @@ def _check_seen(self:DropIn):
 def _everywhere(self:DropIn)->dict: # what was seen, on all ranks
     if not _many_ranks(): return self._as_weights()
     groups = [g for g in self.stack.network.found or () if self.stack.took_part(g)]
-    keys = dict.fromkeys(s.key for g in groups for s in (*g.seen, *g.read)) # in the same order on all ranks
+    places = [s for g in groups for s in (*g.seen, *(g.read if self._pools else ()))] # that all ranks have
+    keys = dict.fromkeys(s.key for s in places) # in the same order on all
     seen = self._as_weights()
     return {k: [_all_ranks(t) for t in seen[k]] for k in keys}
 

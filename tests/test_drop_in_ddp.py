@@ -85,6 +85,28 @@ def with_nothing_in_common(rank, method, **hyper):
     return torch.equal(start, torch.cat([p.detach().flatten() for p in model.parameters()]))
 
 
+class Trunk(nn.Module):
+    "A layer that is seen at its activation, whichever head reads it."
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.heads = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+    def forward(self, x, which):
+        h = self.trunk(x)
+        return sum(self.heads[i](h) for i in which)
+
+
+def with_another_head(rank, method, **hyper):
+    "What is read differs by rank, and what is seen does not: the units are judged."
+    torch.manual_seed(0)
+    model = Trunk()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.)
+    handle = drop_in(method, model, optimizer, (torch.randn(4, 6), (0, 1)), **hyper)
+    for _ in range(3):
+        model(torch.randn(4, 6), (rank,)).square().mean().backward()
+        optimizer.step()
+    return sorted(handle.stack.waiting), torch.cat([p.detach().flatten() for p in model.trunk.parameters()])
+
+
 WAITING = dict(redo=dict(period=1, threshold=1e9), regrama=dict(period=1, threshold=1e9), continual_backprop=dict(replacement_rate=.5, maturity=1))
 OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=.5), ewc=dict(importance=100.), shrink_perturb=dict(shrink=.1, noise=.1))
 
@@ -92,11 +114,11 @@ OWN = dict(l2_init=dict(strength=.1), hare_and_tortoise=dict(period=3, momentum=
 def work(rank):
     own = {m: each_its_own(rank, m, **hyper) for m, hyper in OWN.items()}
     alike = {m: trained(m, nn.parallel.DistributedDataParallel(net()), data()[:, rank]) for m in HYPER}
-    return own, alike, {m: with_parts_of_the_model(rank, m, **hyper) for m, hyper in WAITING.items()}, {m: with_nothing_in_common(rank, m, **hyper) for m, hyper in WAITING.items()}
+    return own, alike, {m: with_parts_of_the_model(rank, m, **hyper) for m, hyper in WAITING.items()}, {m: with_nothing_in_common(rank, m, **hyper) for m, hyper in WAITING.items()}, with_another_head(rank, "redo", period=1, threshold=1e9)
 
 
 def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
-    (own, first, waited, stayed_all), (own_of_second, second, waited_of_second, stayed_all_of_second) = two_ranks(work, tmp_path)
+    (own, first, waited, stayed_all, head), (own_of_second, second, waited_of_second, stayed_all_of_second, head_of_second) = two_ranks(work, tmp_path)
     for method in HYPER:
         assert torch.equal(first[method], second[method])
         assert torch.allclose(first[method], trained(method, net(), data().flatten(1, 2)), rtol=0, atol=1e-9) # of the whole batch
@@ -105,3 +127,4 @@ def test_ranks_stay_alike_and_are_as_one_process(tmp_path):
         assert torch.equal(weights, waited_of_second[method][1]) and stayed == waited_of_second[method][0]
         assert stayed[::2] == [True] * 4 and not all(stayed[1::2]), (method, stayed)
     assert {*stayed_all.values(), *stayed_all_of_second.values()} == {True}
+    assert head[0] == head_of_second[0] == [] and torch.equal(head[1], head_of_second[1])
